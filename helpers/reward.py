@@ -1,0 +1,608 @@
+"""Reward models: pooling, Bradley-Terry loss, collation, training, calibration, normalisation.
+
+A reward model is a language model whose last hidden state feeds one linear unit. It turns a
+prompt and a response into one number, and is trained on pairs of which people preferred one
+(Christiano et al. 2017, arXiv:1706.03741; Stiennon et al. 2020, arXiv:2009.01325).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+
+from helpers.errors import UserError
+
+# ------------------------------------------------------------------------------- the mathematics
+
+
+def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Position of the last real token of every row, whichever side is padded.
+
+    attention_mask: (batch, length), 1 for a real token and 0 for padding. Returns (batch,).
+    """
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask * positions).argmax(dim=1)
+
+
+def pool_last_token(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The value at the last real token.
+
+    values: (batch, length) or (batch, length, width); attention_mask: (batch, length).
+    Returns (batch,) or (batch, width).
+    """
+    rows = torch.arange(values.shape[0], device=values.device)
+    return values[rows, last_token_index(attention_mask)]
+
+
+def bradley_terry_loss(
+    chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor | float = 0.0
+) -> torch.Tensor:
+    """Mean of -log sigmoid(r_chosen - r_rejected - margin), in nats.
+
+    chosen, rejected: (batch,) rewards; margin: a number or (batch,). A margin asks for more than
+    the right order: the loss falls below log 2 only once the gap exceeds it (Touvron et al. 2023,
+    arXiv:2307.09288, section 3.2.2). A constant added to every reward changes nothing.
+    """
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+def reward_logits(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    pool: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = pool_last_token,
+) -> torch.Tensor:
+    """Raw rewards of a batch: backbone, last real token, head.
+
+    input_ids, attention_mask: (batch, length), padded on either side. Returns (batch,) in float32.
+    The positions are counted from the mask, so padding moves no token to another position.
+    """
+    backbone = getattr(model, model.base_model_prefix)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if _takes_positions(type(backbone)):
+        inputs["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+    hidden = backbone(**inputs, use_cache=False).last_hidden_state
+    return model.score(pool(hidden, attention_mask)).squeeze(-1).float()
+
+
+@functools.cache
+def _takes_positions(backbone: type[nn.Module]) -> bool:
+    return "position_ids" in inspect.signature(backbone.forward).parameters
+
+
+# ------------------------------------------------------------------------------ text to tokens
+
+
+def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    """Token ids of a rendered prompt and of its response, the end-of-text token included.
+
+    The two are tokenised apart, so that a prompt has the same ids whatever follows it, exactly
+    as when a policy generates the response token by token.
+    """
+    prompt_ids = tokenizer(prompt)["input_ids"] if prompt else []
+    response_ids = tokenizer(" " + response.strip(), add_special_tokens=False)["input_ids"]
+    return list(prompt_ids), list(response_ids) + [tokenizer.eos_token_id]
+
+
+def encode(tokenizer, prompt: str, response: str, max_length: int) -> list[int]:
+    """Prompt and response as one list of ids, cut from the left to `max_length` tokens."""
+    prompt_ids, response_ids = encode_response(tokenizer, prompt, response)
+    return (prompt_ids + response_ids)[-max_length:]
+
+
+def encode_pairs(
+    tokenizer, pairs: Sequence[dict], max_length: int, *, longest_first: bool = False
+) -> list[dict]:
+    """Token ids of preference pairs; pairs whose longer side exceeds `max_length` are left out.
+
+    pairs: dictionaries with `prompt` (rendered), `chosen` and `rejected`; a `margin`, if there,
+    is kept. Returns dictionaries `chosen_ids`, `rejected_ids`, `length` (of the longer side),
+    `margin` and `row`, the pair's place in `pairs`. Raises UserError for an empty or equal
+    response, naming the row, and when no pair is left.
+    """
+    encoded = []
+    for row, pair in enumerate(pairs):
+        chosen, rejected = pair["chosen"].strip(), pair["rejected"].strip()
+        if not chosen or not rejected:
+            side = "rejected" if chosen else "chosen"
+            raise UserError(f"pair {row}: its {side} response is empty; both need text.")
+        if chosen == rejected:
+            raise UserError(f"pair {row}: both responses are the same text, so nothing is preferred.")
+        prompt_ids, chosen_ids = encode_response(tokenizer, pair["prompt"], chosen)
+        rejected_ids = encode_response(tokenizer, "", rejected)[1]
+        length = len(prompt_ids) + max(len(chosen_ids), len(rejected_ids))
+        if length > max_length:
+            continue
+        encoded.append(
+            {
+                "chosen_ids": prompt_ids + chosen_ids,
+                "rejected_ids": prompt_ids + rejected_ids,
+                "length": length,
+                "margin": float(pair.get("margin") or 0.0),
+                "row": row,
+            }
+        )
+    if not encoded:
+        raise UserError(
+            f"none of the {len(pairs)} pairs fits into {max_length} tokens; "
+            "raise reward.max_length or give shorter texts."
+        )
+    if longest_first:
+        encoded.sort(key=lambda pair: -pair["length"])
+    return encoded
+
+
+def length_grouped_order(
+    lengths: Sequence[int], batch_size: int, seed: int = 0, epoch: int = 0, pool: int = 50
+) -> list[int]:
+    """An order of the rows in which neighbours have similar lengths but batches come at random.
+
+    The rows are shuffled, sorted inside pools of `pool` batches and cut into batches; then the
+    batches are shuffled, with the longest of all moved to the front, so that a batch too large
+    for the memory fails at once. The order depends on seed and epoch alone.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    lengths = np.asarray(lengths)
+    batches = []
+    for start in range(0, len(order), pool * batch_size):
+        chunk = order[start : start + pool * batch_size]
+        chunk = chunk[np.argsort(-lengths[chunk], kind="stable")]
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    full = [batch for batch in batches if len(batch) == batch_size]
+    rest = [batch for batch in batches if len(batch) < batch_size]
+    full = [full[i] for i in generator.permutation(len(full))]
+    full.sort(key=lambda batch: lengths[batch].max() < lengths.max())  # stable: longest to front
+    return [int(i) for batch in full + rest for i in batch]
+
+
+def collate_pairs(rows: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """One batch of 2n rows: n chosen texts, then their n rejected ones, padded on the right.
+
+    Returns input_ids and attention_mask (2n, length), margin (n,) and row (n,).
+    """
+    texts = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
+    return {
+        **pad(texts, pad_token_id),
+        "margin": torch.tensor([row["margin"] for row in rows]),
+        "row": torch.tensor([row["row"] for row in rows]),
+    }
+
+
+def pad(
+    texts: Sequence[Sequence[int]], pad_token_id: int, side: str = "right"
+) -> dict[str, torch.Tensor]:
+    """Token lists as input_ids and attention_mask, both (len(texts), longest)."""
+    width = max(len(text) for text in texts)
+    ids = np.full((len(texts), width), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(texts), width), dtype=np.int64)
+    for row, text in enumerate(texts):
+        place = slice(width - len(text), width) if side == "left" else slice(0, len(text))
+        ids[row, place], mask[row, place] = text, 1
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def padding_share(lengths: Sequence[int], batch_size: int) -> float:
+    """Share of padding among all tokens when rows of these lengths are batched in this order.
+
+    `lengths` may be (n,) single texts or (n, 2) pairs, of which each takes two rows of a batch.
+    """
+    lengths = np.asarray(lengths).reshape(len(lengths), -1)
+    batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+    total = sum(batch.max() * batch.size for batch in batches)
+    return float(1 - lengths.sum() / total)
+
+
+def _check_tokenizer(tokenizer) -> None:
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise UserError(
+            "the tokenizer has no padding or no end-of-text token; "
+            "add them with tokenizer.add_special_tokens and resize the model's embeddings."
+        )
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(
+            "the tokenizer pads with its end-of-text token, so the end of a response cannot be "
+            "told from padding; give it a padding token of its own."
+        )
+
+
+def _position_limit(model: nn.Module) -> int | None:
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+# --------------------------------------------------------------------------------------- scoring
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    tokenizer,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    batch_size: int = 64,
+    max_length: int | None = None,
+) -> np.ndarray:
+    """Raw rewards of responses to rendered prompts: (n,) float64, in the order given.
+
+    Texts are batched longest first to save padding and cut from the left where they are longer
+    than `max_length` or than the model has positions. An empty response has a reward too: that
+    of ending the text at once.
+    """
+    if len(prompts) != len(responses):
+        raise UserError(f"{len(prompts)} prompts but {len(responses)} responses to score.")
+    _check_tokenizer(tokenizer)
+    limit = min(max_length or 1 << 30, _position_limit(model) or 1 << 30)
+    texts = [encode(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    rewards = np.zeros(len(texts))
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        batch = pad([texts[i] for i in index], tokenizer.pad_token_id)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        rewards[index] = reward_logits(model, **batch).double().cpu().numpy()
+    model.train(was_training)
+    return rewards
+
+
+def score_pairs(
+    model: nn.Module, tokenizer, pairs: Sequence[dict], batch_size: int = 64, **options
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raw rewards of the chosen and of the rejected responses, each (n,)."""
+    prompts = [pair["prompt"] for pair in pairs]
+    texts = [pair["chosen"] for pair in pairs] + [pair["rejected"] for pair in pairs]
+    rewards = score(model, tokenizer, prompts + prompts, texts, batch_size, **options)
+    return rewards[: len(pairs)], rewards[len(pairs) :]
+
+
+def set_normalisation(model: nn.Module, rewards: Sequence[float]) -> tuple[float, float]:
+    """Keep mean and standard deviation of reference rewards in the model's configuration.
+
+    A Bradley-Terry reward has no zero and no unit of its own; dividing by its spread on samples
+    of the reference policy gives one (Ziegler et al. 2019, arXiv:1909.08593). Returns both.
+    """
+    mean, std = float(np.mean(rewards)), float(np.std(rewards))
+    if not math.isfinite(mean) or not std > 0:
+        raise UserError("the reference rewards have no spread, so they cannot set a scale.")
+    model.config.reward_mean, model.config.reward_std = mean, std
+    return mean, std
+
+
+def normalise(rewards: Sequence[float], mean: float, std: float) -> np.ndarray:
+    """Rewards on the scale where reference samples have mean 0 and variance 1."""
+    return (np.asarray(rewards, dtype=np.float64) - mean) / std
+
+
+def reward_function(
+    model: nn.Module, tokenizer, batch_size: int = 64
+) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+    """A function from prompts and responses to normalised rewards (n,)."""
+    mean = getattr(model.config, "reward_mean", 0.0)
+    std = getattr(model.config, "reward_std", 1.0)
+
+    def rewards(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        return normalise(score(model, tokenizer, prompts, responses, batch_size), mean, std)
+
+    return rewards
+
+
+def load_reward_function(settings) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+    """The trained stage `reward_model` as a function (prompts, responses) -> rewards (n,).
+
+    Rewards are normalised: mean 0 and variance 1 on samples of the reference (SFT) policy.
+    """
+    from helpers.models import load_stage
+
+    model, tokenizer = load_stage(settings, "reward_model")
+    return reward_function(model, tokenizer)
+
+
+# -------------------------------------------------------------------------------------- measures
+
+
+def pair_accuracy(margins: Sequence[float]) -> np.ndarray:
+    """1 where the margin r(chosen) - r(rejected) is positive, ½ where it is 0: (n,)."""
+    return (np.sign(np.asarray(margins, dtype=np.float64)) + 1) / 2
+
+
+def expected_accuracy(margins: Sequence[float], probabilities: Sequence[float]) -> np.ndarray:
+    """Chance that an annotator agrees with the sign of each margin: (n,).
+
+    probabilities: true chance that an annotator prefers `chosen`. Scoring with it instead of with
+    one drawn label removes the noise of the draw.
+    """
+    right, probabilities = pair_accuracy(margins), np.asarray(probabilities)
+    return right * probabilities + (1 - right) * (1 - probabilities)
+
+
+def bayes_ceiling(probabilities: Sequence[float]) -> np.ndarray:
+    """Expected accuracy of a judge who knows the true probabilities: max(p, 1 - p), (n,)."""
+    probabilities = np.asarray(probabilities)
+    return np.maximum(probabilities, 1 - probabilities)
+
+
+def reliability(
+    margins: Sequence[float], right: Sequence[float] | None = None, bins: int = 10
+) -> list[dict]:
+    """Stated confidence against accuracy, in equal bins from ½ to 1.
+
+    The confidence in the preferred side is sigmoid(|margin|). `right` (n,) is 1 where the sign of
+    the margin is right, or the probability that it is; by default `pair_accuracy(margins)`.
+    Returns one row per bin that is not empty: `confidence`, `accuracy`, `count`.
+    """
+    margins = np.asarray(margins, dtype=np.float64)
+    right = pair_accuracy(margins) if right is None else np.asarray(right, dtype=np.float64)
+    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    rows = []
+    for i in range(bins):
+        inside = place == i
+        if inside.any():
+            rows.append(
+                {
+                    "confidence": float(confidence[inside].mean()),
+                    "accuracy": float(right[inside].mean()),
+                    "count": int(inside.sum()),
+                }
+            )
+    return rows
+
+
+def calibration_error(
+    margins: Sequence[float], right: Sequence[float] | None = None, bins: int = 10
+) -> float:
+    """Expected calibration error: mean |confidence - accuracy| over the bins of `reliability`,
+    each weighted by its share of the pairs (Guo et al. 2017, arXiv:1706.04599)."""
+    rows = reliability(margins, right, bins)
+    gaps = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
+    return gaps / sum(row["count"] for row in rows)
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation; ties share their mean rank."""
+    ranks = []
+    for values in (np.asarray(x), np.asarray(y)):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def length_margins(pairs: Sequence[dict]) -> np.ndarray:
+    """The "longer wins" baseline: difference in characters, (n,)."""
+    return np.array([len(pair["chosen"]) - len(pair["rejected"]) for pair in pairs], dtype=float)
+
+
+def bag_of_words_margins(
+    train: Sequence[dict], test: Sequence[dict], penalty: float = 1e-3, min_count: int = 3
+) -> np.ndarray:
+    """A linear Bradley-Terry model on word counts, fitted on `train`: margins on `test`, (n,).
+
+    It sees neither prompt nor word order. What it reaches, a reward model gets without reading.
+    """
+    words = [[_words(pair[side]) for side in ("chosen", "rejected")] for pair in [*train, *test]]
+    counts: dict[str, int] = {}
+    for pair in words[: len(train)]:
+        for word in pair[0] + pair[1]:
+            counts[word] = counts.get(word, 0) + 1
+    kept = sorted(word for word, n in counts.items() if n >= min_count)
+    index = {word: i for i, word in enumerate(kept)}
+    entries: dict[tuple[int, int], float] = {}
+    for row, pair in enumerate(words):
+        for sign, side in zip((1.0, -1.0), pair, strict=True):
+            for word in side:
+                if word in index:
+                    key = (row, index[word])
+                    entries[key] = entries.get(key, 0.0) + sign
+    place = torch.tensor(list(entries), dtype=torch.long).reshape(-1, 2).T
+    values = torch.tensor(list(entries.values()), dtype=torch.float32)
+    fit = place[0] < len(train)
+    width = max(len(index), 1)
+    features = torch.sparse_coo_tensor(
+        place[:, fit], values[fit], (len(train), width), check_invariants=False
+    ).coalesce()
+    weights = torch.zeros(width, 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        margins = torch.sparse.mm(features, weights)
+        loss = F.softplus(-margins).mean() + penalty * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    rows = place[0, ~fit] - len(train)
+    margins = torch.zeros(len(test)).index_add_(
+        0, rows, values[~fit] * weights.detach()[place[1, ~fit], 0]
+    )
+    return margins.double().numpy()
+
+
+def _words(text: str) -> list[str]:
+    return "".join(c if c.isalnum() or c == "'" else f" {c} " for c in text.lower()).split()
+
+
+# -------------------------------------------------------------------------------------- training
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler):
+    """Yields `length_grouped_order` of the epoch that the Trainer announces by `set_epoch`."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(length_grouped_order(self.lengths, self.batch_size, self.seed, self.epoch))
+
+
+class PairTrainer(Trainer):
+    """`transformers.Trainer` on pairs: both responses of a pair in one forward pass."""
+
+    def __init__(self, *args, loss_fn, pool_fn, margin: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loss_fn, self.pool_fn, self.margin = loss_fn, pool_fn, margin
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        rewards = reward_logits(
+            model, inputs["input_ids"], inputs["attention_mask"], pool=self.pool_fn
+        )
+        chosen, rejected = rewards.chunk(2)
+        # The margin is a training device: evaluation measures the plain likelihood.
+        margin = inputs["margin"] + self.margin if model.training else 0.0
+        loss = self.loss_fn(chosen, rejected, margin)
+        if not torch.isfinite(loss):
+            rows = ", ".join(str(row) for row in inputs["row"].tolist())
+            raise UserError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}, on the pairs "
+                f"in rows {rows}; training stopped before the update and the last checkpoint is "
+                "kept. Lower the learning rate or look at these rows."
+            )
+        return (loss, torch.stack([chosen, rejected], dim=1)) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
+        return loss, rewards.detach(), inputs["row"]
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        batch_size = self._train_batch_size * max(1, self.args.world_size)
+        return LengthGroupedSampler([r["length"] for r in rows], batch_size, self.args.seed)
+
+
+def _pair_metrics(prediction) -> dict[str, float]:
+    margins = prediction.predictions[:, 0] - prediction.predictions[:, 1]
+    return {"accuracy": float(pair_accuracy(margins).mean()), "margin": float(margins.mean())}
+
+
+def train_reward_model(
+    model: nn.Module,
+    tokenizer,
+    train_pairs: Sequence[dict],
+    validation_pairs: Sequence[dict],
+    folder: str | Path,
+    *,
+    epochs: float = 1,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    max_length: int = 256,
+    margin: float = 0.0,
+    warmup_share: float = 0.05,
+    weight_decay: float = 0.01,
+    max_grad_norm: float = 1.0,
+    gradient_accumulation: int = 1,
+    evaluations: int = 8,
+    patience: int | None = None,
+    bf16: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    report_to: str | Sequence[str] = "none",
+    loss_fn: Callable = bradley_terry_loss,
+    pool_fn: Callable = pool_last_token,
+    callbacks: Sequence = (),
+) -> list[dict]:
+    """Train `model` in place by Bradley-Terry on pairs; the best checkpoint is put back at the end.
+
+    train_pairs, validation_pairs: dictionaries `prompt, chosen, rejected` and optionally `margin`
+    (in units of reward, added to the constant `margin`). Checkpoints go to `folder`; with
+    `resume` training goes on from the last one there. `evaluations` is the number of times the
+    validation loss is taken; `patience` stops after so many evaluations without a better one.
+    `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the reader's.
+
+    Returns the history: one dictionary per evaluation with `step`, `pairs` (seen so far),
+    `train_loss` (mean since the row before; absent before training), `loss`, `accuracy`, `margin`.
+    Raises UserError for bad pairs, a tokenizer without padding token, a `max_length` beyond the
+    model's positions, and a loss that is not finite (naming the rows of its batch).
+    """
+    _check_tokenizer(tokenizer)
+    limit = _position_limit(model)
+    if limit is not None and max_length > limit:
+        raise UserError(
+            f"reward.max_length is {max_length}, but the model has only {limit} positions."
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    train = encode_pairs(tokenizer, train_pairs, max_length)
+    validation = encode_pairs(tokenizer, validation_pairs, max_length, longest_first=True)
+    steps_per_epoch = math.ceil(math.ceil(len(train) / batch_size) / gradient_accumulation)
+    steps = max(1, math.ceil(steps_per_epoch * epochs))
+    every = max(1, math.ceil(steps / evaluations))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=2 * batch_size,
+        gradient_accumulation_steps=gradient_accumulation,
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(warmup_share * steps),
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        bf16=bf16,
+        use_cpu=next(model.parameters()).device.type == "cpu",
+        seed=seed,
+        eval_strategy="steps",
+        eval_steps=every,
+        eval_on_start=True,
+        logging_steps=every,
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        label_names=["row"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to=report_to if isinstance(report_to, str) else list(report_to),
+        log_level="error",
+    )
+    stopping = [EarlyStoppingCallback(patience)] if patience else []
+    trainer = PairTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=functools.partial(collate_pairs, pad_token_id=tokenizer.pad_token_id),
+        compute_metrics=_pair_metrics,
+        callbacks=[*stopping, *callbacks],
+        loss_fn=loss_fn,
+        pool_fn=pool_fn,
+        margin=margin,
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoints = list(Path(folder).glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
+    model.eval()
+    return _history(trainer.state.log_history, batch_size * gradient_accumulation, len(train))
+
+
+def _history(log: Sequence[dict], pairs_per_step: int, n_pairs: int) -> list[dict]:
+    rows: dict[int, dict] = {}
+    for entry in log:
+        row = rows.setdefault(entry["step"], {"step": entry["step"]})
+        if "eval_loss" in entry:
+            row |= {key: entry[f"eval_{key}"] for key in ("loss", "accuracy", "margin")}
+            row["pairs"] = entry["step"] * pairs_per_step
+        elif "loss" in entry:
+            row["train_loss"] = entry["loss"]
+    return [row for row in rows.values() if "loss" in row]

@@ -1,0 +1,352 @@
+"""Reward models: pooling, losses, batches, training, measures."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from helpers import reward
+from helpers.errors import UserError
+
+WORDS = "human assistant : what is a good answer bad thanks fine no yes maybe please . ?".split()
+CONFIGS = {
+    "gpt2": GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64),
+    "gpt_neo": GPTNeoConfig(
+        hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32,
+        max_position_embeddings=64, attention_types=[[["global", "local"], 1]], window_size=8,
+    ),
+    "llama": LlamaConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64,
+    ),
+    "qwen": Qwen2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    vocab = {word: i for i, word in enumerate(["<unk>", "<eos>", "<pad>", *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>"
+    )
+
+
+def make_model(tokenizer, kind="gpt2", seed=0):
+    torch.manual_seed(seed)
+    config = type(CONFIGS[kind])(**CONFIGS[kind].to_dict())
+    config.num_labels, config.vocab_size = 1, len(tokenizer)
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    config.bos_token_id = tokenizer.eos_token_id
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def make_pairs(n, seed=0):
+    """Pairs in which the answer with the word "good" is always the better one."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(n):
+        filler = [" ".join(rng.choice(WORDS[8:], rng.integers(1, 9))) for _ in range(2)]
+        pairs.append({
+            "prompt": "human : what is " + " ".join(rng.choice(WORDS[8:], 3)) + " assistant :",
+            "chosen": f"good {filler[0]}", "rejected": f"bad {filler[1]}",
+        })
+    return pairs
+
+
+# ------------------------------------------------------------------------------------- pooling
+
+
+def test_last_token_index_finds_the_end_on_either_side():
+    mask = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
+    assert reward.last_token_index(mask).tolist() == [1, 3, 3, 0]
+    assert reward.last_token_index(mask.bool()).tolist() == [1, 3, 3, 0]
+
+
+def test_pooling_takes_the_vector_of_the_last_real_token():
+    values = torch.arange(24.0).reshape(2, 4, 3)
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]])
+    assert torch.equal(reward.pool_last_token(values, mask), values[[0, 1], [1, 3]])
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_no_reward(tokenizer, kind, side):
+    model = make_model(tokenizer, kind)
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(3, len(tokenizer), n).tolist() for n in (3, 9, 14, 20)]
+    alone = [reward.reward_logits(model, **reward.pad([text], 2)) for text in texts]
+    together = reward.reward_logits(model, **reward.pad(texts, 2, side=side))
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_reward_equals_the_library_on_right_padding(tokenizer):
+    model = make_model(tokenizer)
+    batch = reward.pad([[3, 4, 5], [6, 7, 8, 9, 10]], tokenizer.pad_token_id)
+    torch.testing.assert_close(
+        reward.reward_logits(model, **batch), model(**batch).logits.squeeze(-1).float()
+    )
+
+
+# -------------------------------------------------------------------------------------- losses
+
+
+def test_loss_equals_the_closed_form_in_float64():
+    rng = np.random.default_rng(0)
+    chosen, rejected = rng.normal(size=50), rng.normal(size=50)
+    for margin in (0.0, 0.5, rng.random(50)):
+        expected = np.mean(np.log1p(np.exp(-(chosen - rejected - margin))))
+        given = reward.bradley_terry_loss(
+            torch.tensor(chosen), torch.tensor(rejected), torch.as_tensor(margin)
+        )
+        assert given.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_loss_ignores_a_constant_and_survives_large_gaps():
+    chosen, rejected = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    plain = reward.bradley_terry_loss(chosen, rejected)
+    torch.testing.assert_close(plain, reward.bradley_terry_loss(chosen + 7, rejected + 7))
+    far = reward.bradley_terry_loss(torch.tensor([-500.0]), torch.tensor([500.0]))
+    assert far.item() == 1000.0
+
+
+def test_loss_of_an_untrained_model_is_log_two():
+    assert reward.bradley_terry_loss(torch.zeros(4), torch.zeros(4)).item() == pytest.approx(
+        math.log(2)
+    )
+
+
+# --------------------------------------------------------------------------------------- batches
+
+
+def test_encoding_keeps_the_prompt_and_ends_with_the_end_token(tokenizer):
+    pair = make_pairs(1)[0]
+    row = reward.encode_pairs(tokenizer, [pair], 64)[0]
+    prompt = tokenizer(pair["prompt"])["input_ids"]
+    for side in ("chosen", "rejected"):
+        ids = row[f"{side}_ids"]
+        assert ids[: len(prompt)] == prompt and ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(ids[len(prompt) : -1]) == pair[side]
+    assert row["length"] == max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+def test_pairs_that_cannot_teach_are_named(tokenizer):
+    pairs = make_pairs(3)
+    with pytest.raises(UserError, match="pair 1: its rejected response is empty"):
+        reward.encode_pairs(tokenizer, [pairs[0], pairs[1] | {"rejected": " "}], 64)
+    with pytest.raises(UserError, match="pair 2: both responses are the same"):
+        same = pairs[2] | {"rejected": pairs[2]["chosen"] + " "}
+        reward.encode_pairs(tokenizer, [*pairs[:2], same], 64)
+    with pytest.raises(UserError, match="none of the 3 pairs fits into 4 tokens"):
+        reward.encode_pairs(tokenizer, pairs, 4)
+
+
+def test_overlong_pairs_are_left_out_and_validation_starts_with_the_longest(tokenizer):
+    pairs = make_pairs(60)
+    lengths = [row["length"] for row in reward.encode_pairs(tokenizer, pairs, 64)]
+    limit = int(np.median(lengths))
+    kept = reward.encode_pairs(tokenizer, pairs, limit, longest_first=True)
+    assert [row["length"] for row in kept] == sorted(
+        (n for n in lengths if n <= limit), reverse=True
+    )
+    assert all(pairs[row["row"]]["chosen"] in tokenizer.decode(row["chosen_ids"]) for row in kept)
+
+
+def test_collated_batch_holds_chosen_then_rejected(tokenizer):
+    rows = reward.encode_pairs(tokenizer, make_pairs(5), 64)
+    batch = reward.collate_pairs(rows, tokenizer.pad_token_id)
+    assert batch["input_ids"].shape[0] == 10
+    for i, row in enumerate(rows):
+        for place, side in ((i, "chosen_ids"), (i + 5, "rejected_ids")):
+            kept = batch["input_ids"][place][batch["attention_mask"][place].bool()]
+            assert kept.tolist() == row[side]
+    assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
+
+
+def test_grouped_order_is_a_permutation_with_little_padding_and_the_longest_first():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(10, 100, 1003)
+    order = reward.length_grouped_order(lengths, 16, seed=3, epoch=1)
+    assert sorted(order) == list(range(1003))
+    assert lengths[order[:16]].max() == lengths.max()
+    assert order == reward.length_grouped_order(lengths, 16, seed=3, epoch=1)
+    assert order != reward.length_grouped_order(lengths, 16, seed=3, epoch=2)
+    assert reward.padding_share(lengths[order], 16) < 0.05
+    assert reward.padding_share(lengths, 16) > 0.3
+    means = [lengths[order[i : i + 16]].mean() for i in range(0, 1003, 16)]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3  # batches are not sorted
+
+
+def test_padding_share_counts_both_rows_of_a_pair():
+    assert reward.padding_share([(4, 2), (3, 3)], 2) == pytest.approx(1 - 12 / 16)
+    assert reward.padding_share([5, 5, 2], 2) == pytest.approx(0.0)
+
+
+# --------------------------------------------------------------------------------------- scoring
+
+
+def test_scores_come_back_in_order_and_match_single_texts(tokenizer):
+    model, pairs = make_model(tokenizer), make_pairs(9)
+    prompts = [pair["prompt"] for pair in pairs]
+    responses = [pair["chosen"] for pair in pairs]
+    many = reward.score(model, tokenizer, prompts, responses, batch_size=4)
+    one = [reward.score(model, tokenizer, [p], [r])[0] for p, r in zip(prompts, responses)]
+    np.testing.assert_allclose(many, one, atol=1e-5)
+    assert reward.score(model, tokenizer, prompts[:1], [""]).shape == (1,)
+
+
+def test_long_texts_are_cut_from_the_left(tokenizer):
+    model = make_model(tokenizer)
+    long = "human : " + "what is " * 60 + "assistant :"
+    ids = reward.encode(tokenizer, long, "yes", 64)
+    assert len(ids) == 64 and ids[-1] == tokenizer.eos_token_id
+    assert np.isfinite(reward.score(model, tokenizer, [long], ["yes"])).all()
+
+
+def test_normalised_rewards_have_mean_zero_and_variance_one(tokenizer, tmp_path):
+    model, pairs = make_model(tokenizer), make_pairs(40)
+    prompts, texts = [p["prompt"] for p in pairs], [p["chosen"] for p in pairs]
+    reward.set_normalisation(model, reward.score(model, tokenizer, prompts, texts))
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    values = reward.reward_function(again, tokenizer)(prompts, texts)
+    assert values.mean() == pytest.approx(0, abs=1e-5)
+    assert values.std() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UserError, match="no spread"):
+        reward.set_normalisation(model, [1.0, 1.0])
+
+
+# -------------------------------------------------------------------------------------- measures
+
+
+def test_expected_accuracy_and_ceiling():
+    margins, probabilities = [2.0, -1.0, 0.0], [0.9, 0.3, 0.8]
+    np.testing.assert_allclose(
+        reward.expected_accuracy(margins, probabilities), [0.9, 0.7, 0.5]
+    )
+    np.testing.assert_allclose(reward.bayes_ceiling(probabilities), [0.9, 0.7, 0.8])
+
+
+def test_calibration_error_equals_a_slow_count():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 2, 500)
+    right = (rng.random(500) < 0.7).astype(float)
+    total = 0.0
+    for i in range(10):
+        low, high = 0.5 + i * 0.05, 0.55 + i * 0.05
+        inside = [
+            (1 / (1 + math.exp(-abs(m))), r) for m, r in zip(margins, right)
+            if low <= 1 / (1 + math.exp(-abs(m))) < high
+        ]
+        if inside:
+            gap = abs(sum(c for c, _ in inside) - sum(r for _, r in inside)) / len(inside)
+            total += gap * len(inside) / 500
+    assert reward.calibration_error(margins, right) == pytest.approx(total, rel=1e-9)
+
+
+def test_calibration_error_is_small_for_a_judge_who_states_true_chances():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 1.5, 100_000)
+    right = rng.random(100_000) < 1 / (1 + np.exp(-np.abs(margins)))
+    assert reward.calibration_error(margins, right) < 0.01
+    assert reward.calibration_error(5 * margins, right) > 0.1
+
+
+def test_rank_correlation_equals_scipy_with_ties():
+    stats = pytest.importorskip("scipy.stats", reason="scipy is the independent reference")
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 9, 200), rng.normal(size=200)
+    assert reward.rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+
+
+def test_bag_of_words_learns_a_word_that_decides():
+    train, test = make_pairs(300), make_pairs(100, seed=1)
+    margins = reward.bag_of_words_margins(train, test)
+    assert reward.pair_accuracy(margins).mean() > 0.99
+
+
+# -------------------------------------------------------------------------------------- training
+
+
+def train(tokenizer, folder, model=None, pairs=None, **options):
+    model = model or make_model(tokenizer)
+    options = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "max_length": 64} | options
+    history = reward.train_reward_model(
+        model, tokenizer, pairs or make_pairs(160), make_pairs(60, seed=1), folder, **options
+    )
+    return model, history
+
+
+def test_training_learns_and_records_the_start(tokenizer, tmp_path):
+    model, history = train(tokenizer, tmp_path)
+    assert history[0]["step"] == 0 and history[0]["loss"] == pytest.approx(math.log(2), abs=0.1)
+    assert history[-1]["accuracy"] > 0.95 and history[-1]["pairs"] == 480
+    chosen, rejected = reward.score_pairs(model, tokenizer, make_pairs(60, seed=1))
+    best = min(history, key=lambda row: row["loss"])
+    assert (chosen > rejected).mean() == pytest.approx(best["accuracy"])
+
+
+def test_the_readers_own_loss_trains_the_model(tokenizer, tmp_path):
+    calls = []
+
+    def hinge(chosen, rejected, margin):
+        calls.append(1)
+        return (1 - chosen + rejected).clamp(min=0).mean()
+
+    _, history = train(tokenizer, tmp_path, loss_fn=hinge)
+    assert calls and history[-1]["accuracy"] > 0.9
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tokenizer, tmp_path):
+    from transformers import TrainerCallback
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 13:
+                raise KeyboardInterrupt
+
+    whole, _ = train(tokenizer, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tokenizer, tmp_path / "killed", callbacks=[Kill()])
+    resumed, _ = train(tokenizer, tmp_path / "killed", model=make_model(tokenizer, seed=5),
+                       resume=True)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_rows(tokenizer, tmp_path):
+    steps = []
+
+    def breaks(chosen, rejected, margin):
+        steps.append(1)
+        loss = reward.bradley_terry_loss(chosen, rejected, margin)
+        return loss * float("nan") if chosen.requires_grad and len(steps) > 12 else loss
+
+    with pytest.raises(UserError, match=r"loss became nan at step \d+, on the pairs in rows \d+"):
+        train(tokenizer, tmp_path, loss_fn=breaks)
+    assert list(tmp_path.glob("checkpoint-*/model.safetensors"))
+
+
+def test_bad_tokenizer_and_length_are_refused(tokenizer, tmp_path):
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>")
+    with pytest.raises(UserError, match="no padding"):
+        train(bare, tmp_path, model=make_model(tokenizer))
+    bare.pad_token = bare.eos_token
+    with pytest.raises(UserError, match="pads with its end-of-text token"):
+        train(bare, tmp_path, model=make_model(tokenizer))
+    with pytest.raises(UserError, match="max_length is 65, but the model has only 64 positions"):
+        train(tokenizer, tmp_path, max_length=65)
