@@ -1,0 +1,333 @@
+"""How good is a model, and how sure are we: win rates, KL, diversity, intervals.
+
+Everything here takes scores, texts or log-probabilities that something else made, so that the
+same numbers can be computed for any model. Units are in the names of the results: KL in nats per
+response, lengths in tokens or words, shares between 0 and 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from helpers.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Interval = tuple[float, float, float]
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    statistic: Callable[..., Any] = np.mean,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Interval:
+    """Percentile bootstrap of a statistic over independent rows (Efron 1979).
+
+    Args:
+        values: (n,) or (n, k); rows are what was sampled independently (prompts, not tokens).
+        statistic: maps a sample to a number; if it takes `axis`, all resamples go at once.
+        level: coverage of the interval, between 0 and 1.
+
+    Returns:
+        (estimate, low, high).
+
+    Raises:
+        UserError: no rows, a value that is not finite, or a level outside (0, 1).
+    """
+    sample = np.asarray(values, dtype=float)
+    if sample.ndim == 0 or len(sample) == 0:
+        raise UserError("an interval needs at least one value; the list of values is empty.")
+    if not np.isfinite(sample).all():
+        row = int(np.flatnonzero(~np.isfinite(sample.reshape(len(sample), -1)).all(axis=1))[0])
+        raise UserError(f"value {row} is {values[row]}; an interval needs finite numbers.")
+    if not 0 < level < 1:
+        raise UserError(f"level is {level!r}; it must lie between 0 and 1, such as 0.95.")
+    rng = np.random.default_rng(seed)
+    draws = []
+    for start in range(0, resamples, 250):  # keeps memory small for long samples
+        rows = rng.integers(0, len(sample), (min(250, resamples - start), len(sample)))
+        draws.append(_apply(statistic, sample[rows]))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(draws), [tail, 1 - tail])
+    return float(statistic(sample)), float(low), float(high)
+
+
+def _apply(statistic: Callable[..., Any], resampled: np.ndarray) -> np.ndarray:
+    try:
+        return np.asarray(statistic(resampled, axis=1), dtype=float).reshape(len(resampled))
+    except (TypeError, ValueError):
+        return np.array([float(statistic(row)) for row in resampled])
+
+
+def wilson_interval(successes: float, total: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval for a share, which stays inside [0, 1] (Wilson 1927).
+
+    Returns:
+        (share, low, high). Half successes (ties) are allowed.
+    """
+    if total < 1 or not 0 <= successes <= total:
+        raise UserError(f"{successes} successes of {total} are no share; check the two counts.")
+    from statistics import NormalDist
+
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share = successes / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(
+        share * (1 - share) / total + z * z / (4 * total * total))
+    return share, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def win_rate(
+    a_scores: Sequence[float] | np.ndarray,
+    b_scores: Sequence[float] | np.ndarray,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+    tolerance: float = 1e-9,
+) -> Interval:
+    """How often A's response to a prompt scores above B's to the same prompt; a tie counts one half.
+
+    Args:
+        a_scores, b_scores: (n,) the judge's scores, row i of both answering prompt i.
+        tolerance: differences up to this size are ties.
+
+    Returns:
+        (win rate, low, high) with a bootstrap interval over prompts.
+
+    Raises:
+        UserError: the two lists differ in length, or are empty.
+    """
+    a, b = np.asarray(a_scores, dtype=float), np.asarray(b_scores, dtype=float)
+    if a.shape != b.shape:
+        raise UserError(
+            f"A has {a.size} scores and B has {b.size}; row i of both must answer prompt i.")
+    wins = np.where(np.abs(a - b) <= tolerance, 0.5, (a > b).astype(float))
+    return bootstrap_interval(wins, level=level, seed=seed, resamples=resamples)
+
+
+def judge_agreement(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
+    """Do two judges prefer the same side? Input is each judge's score difference per pair.
+
+    Returns:
+        `agreement` (share of pairs with the same winner, ties left out), `kappa` (agreement
+        beyond chance, Cohen 1960) and `pairs` (how many were decided by both).
+    """
+    a, b = np.sign(np.asarray(first, dtype=float)), np.sign(np.asarray(second, dtype=float))
+    if a.shape != b.shape:
+        raise UserError(f"one judge saw {a.size} pairs, the other {b.size}; they must be the same.")
+    both = (a != 0) & (b != 0)
+    if not both.any():
+        return {"agreement": float("nan"), "kappa": float("nan"), "pairs": 0}
+    a, b = a[both] > 0, b[both] > 0
+    same = float(np.mean(a == b))
+    chance = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
+    kappa = (same - chance) / (1 - chance) if chance < 1 else float("nan")
+    return {"agreement": same, "kappa": kappa, "pairs": int(both.sum())}
+
+
+def longer_wins(
+    a_lengths: Sequence[float], b_lengths: Sequence[float],
+    a_scores: Sequence[float], b_scores: Sequence[float],
+) -> float:
+    """Share of decided pairs in which the longer response won: the judge's taste for length.
+
+    0.5 means that length says nothing; NaN if no pair differs in both length and score.
+    """
+    length = np.asarray(a_lengths, dtype=float) - np.asarray(b_lengths, dtype=float)
+    score = np.asarray(a_scores, dtype=float) - np.asarray(b_scores, dtype=float)
+    decided = (length != 0) & (score != 0)
+    if not decided.any():
+        return float("nan")
+    return float(np.mean(np.sign(length[decided]) == np.sign(score[decided])))
+
+
+def sequence_kl(
+    policy_logprobs: torch.Tensor,
+    reference_logprobs: torch.Tensor,
+    mask: torch.Tensor,
+    estimator: str = "k1",
+) -> torch.Tensor:
+    """Estimated KL(policy ‖ reference) of each sampled response, summed over its real tokens.
+
+    The responses must have been sampled from the policy. `k1` is log π − log π_ref: unbiased, a
+    single response may come out negative. `k3` is ρ − 1 − log ρ with ρ = π_ref / π: unbiased and
+    never negative (Schulman 2020, "Approximating KL divergence").
+
+    Args:
+        policy_logprobs, reference_logprobs: (batch, response_length) of the sampled tokens.
+        mask: (batch, response_length), 1 on real response tokens, the end token included.
+
+    Returns:
+        (batch,) nats per response.
+    """
+    import torch
+
+    if policy_logprobs.shape != reference_logprobs.shape or policy_logprobs.shape != mask.shape:
+        raise UserError(
+            f"log-probabilities of shapes {tuple(policy_logprobs.shape)} and "
+            f"{tuple(reference_logprobs.shape)} and a mask of {tuple(mask.shape)} must be alike.")
+    mask = mask.bool()
+    difference = (policy_logprobs - reference_logprobs).masked_fill(~mask, 0.0)
+    if estimator == "k1":
+        per_token = difference
+    elif estimator == "k3":
+        per_token = torch.expm1(-difference) + difference
+    else:
+        raise UserError(f"KL estimator {estimator!r} is not known; choose k1 or k3.")
+    return per_token.masked_fill(~mask, 0.0).sum(-1)
+
+
+def response_logprobs(
+    model: Any,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    response_ids: torch.Tensor,
+    response_mask: torch.Tensor,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+    with_entropy: bool = False,
+) -> Any:
+    """Log-probability that `model` gives to each response token.
+
+    Args:
+        prompt_ids, prompt_mask: (n, prompt_length), left-padded.
+        response_ids, response_mask: (n, response_length), right-padded.
+        with_entropy: also return the entropy of the model's distribution at each position.
+
+    Returns:
+        (n, response_length) in nats, 0 where the mask is 0; or a pair of them, with the entropy.
+    """
+    import torch
+
+    model.eval()
+    width = prompt_ids.shape[1]
+    logprobs, entropies = [], []
+    with torch.no_grad():
+        for i in range(0, len(prompt_ids), batch_size):
+            rows = slice(i, i + batch_size)
+            ids = torch.cat([prompt_ids[rows], response_ids[rows]], 1)
+            mask = torch.cat([prompt_mask[rows], response_mask[rows]], 1).long()
+            # Left padding shifts positions, so they are counted from the first real token.
+            positions = (mask.cumsum(1) - 1).clamp_min(0)
+            device = next(model.parameters()).device
+            logits = model(
+                input_ids=ids.to(device), attention_mask=mask.to(device),
+                position_ids=positions.to(device),
+            ).logits[:, width - 1 : -1].float().cpu() / temperature
+            logp = torch.log_softmax(logits, -1)
+            taken = response_ids[rows].cpu().unsqueeze(-1)
+            keep = response_mask[rows].bool().cpu()
+            logprobs.append(logp.gather(-1, taken).squeeze(-1).masked_fill(~keep, 0.0))
+            if with_entropy:
+                entropies.append(-(logp.exp() * logp).sum(-1).masked_fill(~keep, 0.0))
+    if with_entropy:
+        return torch.cat(logprobs), torch.cat(entropies)
+    return torch.cat(logprobs)
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of best-of-n from the model it samples from, at most log n − (n − 1)/n nats per response.
+
+    Exact when no two responses share a score; otherwise an upper bound (Beirami et al. 2024,
+    arXiv:2401.01879).
+    """
+    if n < 1:
+        raise UserError(f"best-of-n needs n of 1 or more, not {n}.")
+    return math.log(n) - (n - 1) / n
+
+
+def best_of_n(scores: np.ndarray, n: int) -> np.ndarray:
+    """Expected best score among n of the N responses drawn for each prompt, without bias.
+
+    Averages over all subsets of size n: the i-th smallest of N is the best of C(i−1, n−1) of them
+    (Nakano et al. 2021, arXiv:2112.09332).
+
+    Args:
+        scores: (prompts, N) scores of N independent responses to each prompt.
+
+    Returns:
+        (prompts,) expected best score.
+    """
+    ranked = np.sort(np.asarray(scores, dtype=float), axis=1)
+    total = ranked.shape[1]
+    if not 1 <= n <= total:
+        raise UserError(f"best of {n} needs n between 1 and the {total} responses per prompt.")
+    weights = np.array([math.comb(i, n - 1) / math.comb(total, n) for i in range(total)])
+    return ranked @ weights
+
+
+def distinct_n(texts: Sequence[str], n: int = 2) -> float:
+    """Different n-grams of words among all n-grams of the texts (Li et al. 2016).
+
+    NaN if no text has n words.
+    """
+    grams = [g for text in texts for g in _ngrams(text, n)]
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def distinct_share(texts: Sequence[str]) -> float:
+    """Share of texts that are different from all before them, 1 if none repeats."""
+    if not texts:
+        raise UserError("no texts were given; the distinct share needs at least one.")
+    return len({" ".join(t.split()) for t in texts}) / len(texts)
+
+
+def repetition(text: str, n: int = 3) -> float:
+    """Share of a text's word n-grams that occurred before in it; 0 if it has none."""
+    grams = _ngrams(text, n)
+    return sum(c - 1 for c in Counter(grams).values()) / len(grams) if grams else 0.0
+
+
+def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.lower().split()
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def bits_per_byte(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    batch_size: int = 16,
+) -> float:
+    """Bits the model needs per byte of UTF-8 text; comparable between tokenizers.
+
+    Each text is preceded by the end-of-text token (or the begin token, where there is one), so
+    that its first token is predicted too. Texts longer than the context are cut, and only the
+    bytes of the kept part count.
+
+    Raises:
+        UserError: no text, or only empty ones.
+    """
+    import torch
+
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    limit = min(max_length or 10**9, getattr(model.config, "max_position_embeddings", 1024) or 1024)
+    rows = [tokenizer.encode(t, add_special_tokens=False)[: limit - 1] for t in texts if t]
+    if not rows:
+        raise UserError("no text to measure: every text is empty.")
+    model.eval()
+    device = next(model.parameters()).device
+    nats, size = 0.0, 0
+    rows.sort(key=len)  # alike lengths share a batch, so that little is padded
+    with torch.no_grad():
+        for i in range(0, len(rows), batch_size):
+            batch = rows[i : i + batch_size]
+            width = max(len(r) for r in batch)
+            ids = torch.tensor([[start, *r] + [start] * (width - len(r)) for r in batch])
+            real = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in batch]).bool()
+            mask = torch.cat([torch.ones(len(batch), 1), real], 1).long()
+            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+            logp = torch.log_softmax(logits[:, :-1].float().cpu(), -1)
+            taken = logp.gather(-1, ids[:, 1:, None]).squeeze(-1)
+            nats -= float(taken.masked_fill(~real, 0.0).double().sum())
+            size += sum(len(tokenizer.decode(r).encode("utf-8")) for r in batch)
+    return nats / math.log(2) / max(size, 1)

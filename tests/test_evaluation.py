@@ -1,0 +1,192 @@
+"""Evaluation against closed forms, slow loops and SciPy."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from helpers import evaluation as ev
+from helpers.errors import UserError
+
+
+def test_bootstrap_interval_matches_scipy_percentile_bootstrap():
+    values = np.random.default_rng(1).exponential(size=200)
+    estimate, low, high = ev.bootstrap_interval(values, resamples=8000)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=8000, rng=np.random.default_rng(2))
+    assert estimate == pytest.approx(values.mean())
+    assert low == pytest.approx(theirs.confidence_interval.low, abs=0.02)
+    assert high == pytest.approx(theirs.confidence_interval.high, abs=0.02)
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(200):
+        _, low, high = ev.bootstrap_interval(rng.normal(3, 1, 60), seed=i, resamples=400, level=0.9)
+        hits += low <= 3 <= high
+    assert 0.82 <= hits / 200 <= 0.96
+
+
+def test_bootstrap_interval_takes_any_statistic_and_repeats_with_its_seed():
+    values = np.arange(31.0)
+    assert ev.bootstrap_interval(values, np.median)[0] == 15
+    assert ev.bootstrap_interval(values, lambda v: float(max(v)), resamples=50)[0] == 30
+    assert ev.bootstrap_interval(values, seed=3) == ev.bootstrap_interval(values, seed=3)
+    assert ev.bootstrap_interval(values, seed=3) != ev.bootstrap_interval(values, seed=4)
+
+
+@pytest.mark.parametrize(("values", "level"), [([], 0.95), ([1.0, math.nan], 0.95), ([1.0], 95)])
+def test_bootstrap_interval_refuses_what_has_no_interval(values, level):
+    with pytest.raises(UserError):
+        ev.bootstrap_interval(values, level=level)
+
+
+@pytest.mark.parametrize(("wins", "total"), [(0, 10), (7, 10), (10, 10), (512, 1000)])
+def test_wilson_interval_matches_scipy(wins, total):
+    share, low, high = ev.wilson_interval(wins, total)
+    theirs = stats.binomtest(wins, total).proportion_ci(method="wilson")
+    assert (share, low, high) == pytest.approx((wins / total, theirs.low, theirs.high), abs=1e-9)
+
+
+def test_win_rate_counts_ties_as_half_and_is_antisymmetric():
+    a, b = [1.0, 2.0, 3.0, 4.0], [0.0, 2.0, 5.0, 1.0]
+    assert ev.win_rate(a, b)[0] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    assert ev.win_rate(a, b)[0] + ev.win_rate(b, a)[0] == pytest.approx(1)
+    assert ev.win_rate(a, a) == (0.5, 0.5, 0.5)
+
+
+def test_win_rate_refuses_lists_that_do_not_pair_up():
+    with pytest.raises(UserError, match="3 scores and B has 2"):
+        ev.win_rate([1, 2, 3], [1, 2])
+
+
+def test_judge_agreement_is_one_for_itself_and_kappa_zero_for_a_constant_judge():
+    d = np.random.default_rng(0).normal(size=500)
+    assert ev.judge_agreement(d, 3 * d)["agreement"] == 1
+    assert ev.judge_agreement(d, 3 * d)["kappa"] == pytest.approx(1)
+    assert ev.judge_agreement(d, np.ones(500))["kappa"] == pytest.approx(0, abs=1e-9)
+    assert ev.judge_agreement([1.0, 0.0, -1.0], [1.0, 1.0, 1.0])["pairs"] == 2
+
+
+def test_longer_wins_finds_a_judge_that_counts_words():
+    a, b = np.array([3, 5, 8, 2]), np.array([4, 1, 2, 2])
+    assert ev.longer_wins(a, b, a, b) == 1
+    assert ev.longer_wins(a, b, -a, -b) == 0
+    assert math.isnan(ev.longer_wins([1], [1], [2], [3]))
+
+
+def test_sequence_kl_estimators_agree_with_the_exact_kl_of_a_categorical():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.softmax(torch.randn(7, generator=generator), -1)
+    q = torch.softmax(torch.randn(7, generator=generator), -1)
+    tokens = torch.multinomial(p, 60_000 * 3, replacement=True, generator=generator).view(-1, 3)
+    exact = 3 * float((p * (p / q).log()).sum())
+    mask = torch.ones_like(tokens)
+    for name in ("k1", "k3"):
+        estimate = ev.sequence_kl(p.log()[tokens], q.log()[tokens], mask, name)
+        assert estimate.mean().item() == pytest.approx(exact, rel=0.03)
+    assert (ev.sequence_kl(p.log()[tokens], q.log()[tokens], mask, "k3") >= -1e-6).all()
+
+
+def test_sequence_kl_ignores_whatever_stands_under_the_padding():
+    a, b = torch.randn(2, 5), torch.randn(2, 5)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    dirty = a.clone()
+    dirty[0, 2:] = torch.tensor([math.inf, math.nan, 1e9])
+    for name in ("k1", "k3"):
+        torch.testing.assert_close(
+            ev.sequence_kl(a, b, mask, name), ev.sequence_kl(dirty, b, mask, name))
+    with pytest.raises(UserError):
+        ev.sequence_kl(a, b[:, :4], mask)
+
+
+def test_best_of_n_equals_the_mean_over_all_subsets():
+    scores = np.random.default_rng(0).normal(size=(3, 7))
+    for n in (1, 2, 4, 7):
+        slow = [np.mean([max(c) for c in itertools.combinations(row, n)]) for row in scores]
+        np.testing.assert_allclose(ev.best_of_n(scores, n), slow)
+    with pytest.raises(UserError):
+        ev.best_of_n(scores, 8)
+
+
+def test_best_of_n_kl_is_the_kl_of_the_best_rank_among_n_uniform_draws():
+    assert ev.best_of_n_kl(1) == 0
+    for n in (2, 5, 16):
+        # The best of n uniform draws has density n u^(n-1); its KL from the uniform is the integral.
+        u = np.linspace(0, 1, 200_001)[1:]
+        density = n * u ** (n - 1)
+        assert ev.best_of_n_kl(n) == pytest.approx(
+            np.trapezoid(density * np.log(density), u), abs=1e-4)
+
+
+def test_distinct_and_repetition_on_texts_counted_by_hand():
+    assert ev.distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
+    assert ev.distinct_n(["A b", "a B"], 1) == pytest.approx(0.5)
+    assert math.isnan(ev.distinct_n(["a"], 2))
+    assert ev.distinct_share(["x  y", "x y", "z"]) == pytest.approx(2 / 3)
+    assert ev.repetition("so good so good so good", 2) == pytest.approx(3 / 5)
+    assert ev.repetition("one two three", 3) == 0
+
+
+class _Uniform(torch.nn.Module):
+    """A language model that finds every token equally likely."""
+
+    def __init__(self, vocabulary: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.vocabulary = vocabulary
+        self.config = SimpleNamespace(max_position_embeddings=16)
+
+    def forward(self, input_ids, attention_mask=None, position_ids=None):
+        logits = torch.zeros(*input_ids.shape, self.vocabulary) + self.weight
+        return SimpleNamespace(logits=logits)
+
+
+class _Bytes:
+    """A tokenizer whose tokens are the bytes of ASCII text."""
+
+    bos_token_id, eos_token_id = None, 0
+
+    def encode(self, text, add_special_tokens=False):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return bytes(ids).decode()
+
+
+def test_bits_per_byte_of_a_uniform_byte_model_is_eight():
+    texts = ["ab", "longer than the context of sixteen tokens", "", "x"]
+    assert ev.bits_per_byte(_Uniform(256), _Bytes(), texts, batch_size=2) == pytest.approx(8)
+    with pytest.raises(UserError):
+        ev.bits_per_byte(_Uniform(256), _Bytes(), ["", ""])
+
+
+def test_response_logprobs_do_not_depend_on_padding_or_batch(tiny_policy):
+    ids = torch.tensor([[5, 6, 7]])
+    response = torch.tensor([[8, 9, 10, 11]])
+    ones = torch.ones_like
+    plain = ev.response_logprobs(tiny_policy, ids, ones(ids), response, ones(response))
+    wide = torch.cat([torch.zeros(1, 4, dtype=torch.long), ids], 1)
+    mask = torch.cat([torch.zeros(1, 4, dtype=torch.long), ones(ids)], 1)
+    longer = torch.cat([response, torch.full((1, 3), 2)], 1)
+    keep = torch.cat([ones(response), torch.zeros(1, 3, dtype=torch.long)], 1)
+    padded, entropy = ev.response_logprobs(
+        tiny_policy, wide, mask, longer, keep, with_entropy=True)
+    torch.testing.assert_close(padded[:, :4], plain, atol=1e-5, rtol=1e-5)
+    assert (padded[:, 4:] == 0).all()
+    assert (entropy[:, :4] > 0).all() and (entropy[:, 4:] == 0).all()
+
+
+@pytest.fixture
+def tiny_policy():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=32, n_layer=2, n_head=2, n_embd=16, n_positions=32,
+        bos_token_id=1, eos_token_id=1, pad_token_id=0)).eval()

@@ -1,0 +1,239 @@
+"""The adapter against TRL's own `get_reward` and trainer, on tiny random models."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import trl_adapter as ta
+from helpers.errors import UserError
+
+WIDTH, LENGTH = 6, 10
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        ["a good film about a bad day and the end of it all"] * 5,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=["<|pad|>", "<|eos|>"],
+                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|eos|>", padding_side="left")
+
+
+@pytest.fixture
+def policy(tokenizer):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_layer=2, n_head=2, n_embd=32, n_positions=64,
+        bos_token_id=1, eos_token_id=1, pad_token_id=0))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import (
+        DistilBertConfig,
+        DistilBertForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
+
+    piece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    piece.train_from_iterator(
+        ["a good film about a bad day and the end of it all"],
+        trainers.WordPieceTrainer(
+            vocab_size=120, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]))
+    piece.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    torch.manual_seed(1)
+    model = DistilBertForSequenceClassification(DistilBertConfig(
+        vocab_size=120, dim=32, hidden_dim=64, n_layers=1, n_heads=2, max_position_embeddings=64))
+    return model.eval(), PreTrainedTokenizerFast(
+        tokenizer_object=piece, pad_token="[PAD]", unk_token="[UNK]",
+        cls_token="[CLS]", sep_token="[SEP]")
+
+
+def rows(tokenizer, prompt, response, width=WIDTH, length=LENGTH):
+    """One padded row as TRL builds it: pads, prompt, response, pads."""
+    p = tokenizer.encode(prompt)
+    r = tokenizer.encode(response) if isinstance(response, str) else list(response)
+    pad = tokenizer.pad_token_id
+    return [pad] * (width - len(p)) + p + r + [pad] * (length - len(r))
+
+
+def count_letters(prompts, responses):
+    return [len(p) + 100 * len(r) for p, r in zip(prompts, responses, strict=True)]
+
+
+def test_get_reward_of_trl_picks_up_the_score_of_the_text(tokenizer):
+    from trl.experimental.utils import get_reward
+
+    batch = torch.tensor([
+        rows(tokenizer, "a good", " film"),
+        rows(tokenizer, "a", tokenizer.encode(" bad day") + [tokenizer.eos_token_id]),
+        rows(tokenizer, "a bad", ""),
+        rows(tokenizer, "it", " a" * LENGTH),
+    ])
+    reward = ta.TextReward(count_letters, tokenizer, WIDTH)
+    _, scores, _ = get_reward(reward, batch, tokenizer.pad_token_id, WIDTH)
+    expected = count_letters(["a good", "a", "a bad", "it"], [" film", " bad day", "", " a" * 10])
+    assert scores.tolist() == expected
+    assert reward.reader.batches[-1]["lengths"].tolist() == [
+        len(tokenizer.encode(" film")), len(tokenizer.encode(" bad day")) + 1, 0, LENGTH]
+
+
+def test_text_after_a_pad_in_mid_response_is_not_seen_by_the_judge(tokenizer):
+    from trl.experimental.utils import get_reward
+
+    seen = []
+
+    def spy(prompts, responses):
+        seen.extend(responses)
+        return [0.0] * len(prompts)
+
+    response = [*tokenizer.encode(" good"), tokenizer.pad_token_id, *tokenizer.encode(" bad")]
+    get_reward(ta.TextReward(spy, tokenizer, WIDTH),
+               torch.tensor([rows(tokenizer, "a", response)]), tokenizer.pad_token_id, WIDTH)
+    assert seen == [" good"]
+
+
+def test_id_zero_as_a_real_token_would_not_be_taken_for_padding(tokenizer):
+    ids = torch.tensor([[0, 0, 5, 0, 6, 0]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0]])
+    _, _, response_mask = ta.split_texts(ids, mask, tokenizer, 3)
+    assert response_mask.tolist() == [[1, 1, 0]]
+
+
+def test_prompts_that_are_not_left_padded_to_the_width_are_refused(tokenizer):
+    ids = torch.tensor([[5, 6, 0, 0, 7, 8]])
+    mask = torch.tensor([[1, 1, 0, 0, 1, 1]])
+    with pytest.raises(UserError, match="pad every prompt on the left"):
+        ta.split_texts(ids, mask, tokenizer, 4)
+
+
+def test_a_reward_that_is_not_one_finite_number_per_row_is_refused(tokenizer):
+    ids = torch.tensor([rows(tokenizer, "a", " film")])
+    for bad in (lambda p, r: [float("nan")], lambda p, r: [1.0, 2.0]):
+        with pytest.raises(UserError, match="one finite number"):
+            ta.TextReward(bad, tokenizer, WIDTH).reader(ids, (ids != 0).long())
+
+
+def test_sentiment_logit_is_the_positive_logit_in_the_order_given(classifier):
+    model, own = classifier
+    prompts, responses = ["a good", "a", "the end of"], [" film", " bad day and the end", " it"]
+    scores = ta.sentiment_logit(model, own, batch_size=2)(prompts, responses)
+    for p, r, s in zip(prompts, responses, scores, strict=True):
+        with torch.no_grad():
+            alone = model(**{k: v for k, v in own(p + r, return_tensors="pt").items()
+                             if k != "token_type_ids"}).logits[0, 1]
+        assert s == pytest.approx(float(alone), abs=1e-5)
+
+
+def test_positive_label_goes_by_its_name(classifier):
+    model = copy.copy(classifier[0])
+    model.config = copy.deepcopy(model.config)
+    assert ta.positive_label(model) == 1
+    model.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}
+    assert ta.positive_label(model) == 0
+
+
+def test_prompts_are_two_to_eight_tokens_of_long_reviews_and_encode_to_themselves(tokenizer):
+    long = "a good film about a bad day and the end of it all " * 6
+    reviews = [long, "a bad day", "the " + long, "caf\u00e9 " * 60]
+    prompts = ta.cut_prompts(reviews, tokenizer, 30, seed=1)
+    sizes = [len(tokenizer.encode(p)) for p in prompts]
+    assert len(prompts) == 30 and min(sizes) >= 2 and max(sizes) <= 8 and len(set(sizes)) > 3
+    assert not any(p.startswith("a bad") for p in prompts)
+    assert prompts == ta.cut_prompts(reviews, tokenizer, 30, seed=1)
+    with pytest.raises(UserError, match="longer than 200"):
+        ta.cut_prompts(["short"], tokenizer, 1)
+
+
+def test_padded_prompts_have_one_width_and_refuse_pad_equal_eos(tokenizer):
+    padded = ta.pad_prompts(["a", "a good film"], tokenizer, WIDTH)
+    assert {len(r["input_ids"]) for r in padded} == {WIDTH}
+    assert tokenizer.decode(padded[1]["input_ids"], skip_special_tokens=True) == "a good film"
+    with pytest.raises(UserError, match="tokens"):
+        ta.pad_prompts(["a " * 50], tokenizer, WIDTH)
+    clash = copy.deepcopy(tokenizer)
+    clash.pad_token = clash.eos_token
+    with pytest.raises(UserError, match="differ from its end token"):
+        ta.pad_prompts(["a"], clash, WIDTH)
+
+
+def test_value_model_starts_at_zero_on_a_copy_of_the_policys_backbone(policy):
+    value = ta.new_value_model(policy, pad_token_id=0)
+    ids = torch.randint(2, 200, (2, 7))
+    hidden = value.transformer(ids).last_hidden_state
+    torch.testing.assert_close(hidden, policy.eval().transformer(ids).last_hidden_state)
+    assert value.score(hidden).abs().max() == 0
+    value.transformer.wte.weight.data.zero_()
+    assert policy.transformer.wte.weight.abs().max() > 0
+
+
+def test_undilute_recovers_the_mean_over_real_tokens():
+    ratio = np.array([[1.2, 0.9, 1.0, 1.0], [1.1, 1.3, 0.8, 1.0]])
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0]], dtype=bool)
+    assert ta.undilute(ratio.mean(), mask.mean(), fill=1) == pytest.approx(ratio[mask].mean())
+
+
+@pytest.fixture
+def trained(tokenizer, policy, tmp_path):
+    """Four updates of TRL's trainer for a reward that counts the letter a."""
+    with ta.quiet():
+        from datasets import Dataset
+        from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+        reference = copy.deepcopy(policy)
+        value = ta.new_value_model(policy, tokenizer.pad_token_id)
+        reward = ta.TextReward(
+            lambda p, r: [float(t.count("a")) for t in r], tokenizer, WIDTH)
+        config = PPOConfig(
+            output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False,
+            gradient_checkpointing=False, save_strategy="no", num_sample_generations=0,
+            disable_tqdm=True, total_episodes=64, per_device_train_batch_size=16,
+            num_mini_batches=2, response_length=LENGTH, stop_token="eos", temperature=1.0,
+            learning_rate=1e-2, missing_eos_penalty=1.0)
+        data = Dataset.from_list(ta.pad_prompts(["a", "a good", "the end"] * 16, tokenizer, WIDTH))
+        store = {}
+        trainer = PPOTrainer(
+            args=config, processing_class=tokenizer, model=policy, ref_model=reference,
+            reward_model=reward, value_model=value, train_dataset=data,
+            callbacks=[ta.snapshot_before_last(store)])
+    return trainer, reward, reference, store
+
+
+def test_trainer_runs_on_the_adapter_in_silence_and_logs_the_adapters_scores(trained, capfd):
+    trainer, reward, _, _ = trained
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = ta.train_quietly(trainer)
+    assert capfd.readouterr() == ("", "") and not caught
+    assert len(history) == 4 and len(reward.reader.batches) == 4
+    eos = 1.0  # the penalty is taken off rows without an end token, after the reward
+    for row, batch in zip(history, reward.reader.batches, strict=True):
+        top, bottom = batch["scores"].mean(), batch["scores"].mean() - eos
+        assert bottom - 1e-5 <= row["objective/scores"] <= top + 1e-5
+
+
+def test_logged_kl_is_the_masked_k1_sum_of_ours_on_the_same_responses(trained):
+    from helpers.evaluation import response_logprobs, sequence_kl
+
+    trainer, reward, reference, store = trained
+    history = ta.train_quietly(trainer)
+    last = reward.reader.last
+    ids = (last.prompt_ids, last.prompt_mask, last.response_ids, last.response_mask)
+    ours = sequence_kl(response_logprobs(store["policy"], *ids),
+                       response_logprobs(reference, *ids), last.response_mask)
+    assert history[-1]["objective/kl"] == pytest.approx(float(ours.mean()), abs=2e-3)
+    assert abs(history[0]["objective/kl"]) < 1e-4  # before the first update nothing has moved
