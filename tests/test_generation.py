@@ -1,0 +1,157 @@
+"""Sampling: padding, randomness, the reported log-probabilities, and early removal of rows."""
+
+import math
+
+import pytest
+import torch
+
+from helpers import generation
+from helpers.errors import UserError
+
+WORDS = ["<|end|>", "<|pad|>", "<|unk|>", *(f"w{i}" for i in range(20))]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<|unk|>"
+    )
+
+
+@pytest.fixture(scope="module")
+def policy():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(WORDS), n_positions=32, n_embd=16, n_layer=2, n_head=2,
+        bos_token_id=0, eos_token_id=0, pad_token_id=1, initializer_range=0.3,
+    )
+    return GPT2LMHeadModel(config)
+
+
+PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10", "w11 w12", "w1 w2 w3"]
+
+
+def rebuilt_logprobs(policy, rollout, row, temperature=1.0):
+    """Log-probabilities of one response from one unpadded forward pass in float64."""
+    prompt = rollout.prompt_ids[row][rollout.prompt_mask[row].bool()]
+    response = rollout.response_ids[row][rollout.response_mask[row].bool()]
+    double = type(policy)(policy.config).double().eval()
+    double.load_state_dict(policy.state_dict())
+    with torch.no_grad():
+        logits = double(torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(1, response[:, None]).squeeze(1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_reported_logprobs_are_those_of_an_unpadded_pass(policy, tokenizer, temperature):
+    rollout = generation.sample(policy, tokenizer, PROMPTS, 12, temperature, seed=1)
+    for row in range(len(PROMPTS)):
+        real = rollout.response_mask[row].bool()
+        expected = rebuilt_logprobs(policy, rollout, row, temperature)
+        assert torch.allclose(rollout.logprobs[row][real].double(), expected, atol=1e-5)
+        assert (rollout.logprobs[row][~real] == 0).all()
+
+
+def test_the_same_seed_gives_the_same_responses_and_another_seed_others(policy, tokenizer):
+    one = generation.sample(policy, tokenizer, PROMPTS, 12, seed=1)
+    again = generation.sample(policy, tokenizer, PROMPTS, 12, seed=1)
+    other = generation.sample(policy, tokenizer, PROMPTS, 12, seed=2)
+    assert one.texts == again.texts
+    assert one.texts != other.texts
+
+
+def test_a_response_does_not_depend_on_its_neighbours(policy, tokenizer):
+    together = generation.sample(policy, tokenizer, PROMPTS, 12, seed=1)
+    apart = generation.sample(policy, tokenizer, PROMPTS, 12, seed=1, batch_size=1)
+    noise = generation.uniform_noise(len(PROMPTS), 12, seed=1)
+    half = generation.sample(policy, tokenizer, PROMPTS[3:], 12, noise=noise[3:])
+    assert together.texts == apart.texts
+    assert together.texts[3:] == half.texts
+    assert torch.allclose(together.logprobs, apart.logprobs, atol=1e-5)
+
+
+def test_end_of_text_is_inside_the_mask_and_nothing_follows_it(policy, tokenizer):
+    rollout = generation.sample(policy, tokenizer, PROMPTS * 20, 12, seed=3)
+    assert 0 < rollout.finished.sum() < len(rollout)
+    for row in range(len(rollout)):
+        length = int(rollout.lengths[row])
+        ids = rollout.response_ids[row]
+        assert (ids[length:] == tokenizer.pad_token_id).all()
+        assert (ids[: length - 1] != tokenizer.eos_token_id).all()
+        assert bool(rollout.finished[row]) == bool(ids[length - 1] == tokenizer.eos_token_id)
+        if not rollout.finished[row]:
+            assert length == 12
+
+
+def test_texts_hold_no_special_tokens(policy, tokenizer):
+    rollout = generation.sample(policy, tokenizer, PROMPTS * 5, 12, seed=3)
+    assert not any("<|end|>" in text or "<|pad|>" in text for text in rollout.texts)
+
+
+def test_prompts_are_padded_on_the_left(policy, tokenizer):
+    rollout = generation.sample(policy, tokenizer, PROMPTS, 2, seed=1)
+    assert rollout.prompt_mask[:, -1].all()
+    assert rollout.prompt_mask.sum(1).tolist() == [3, 1, 6, 2, 3]
+    assert generation.position_ids(rollout.prompt_mask)[1].tolist() == [0, 0, 0, 0, 0, 0]
+    assert generation.position_ids(rollout.prompt_mask)[0].tolist() == [0, 0, 0, 0, 1, 2]
+
+
+def test_the_full_distribution_is_sampled():
+    """Frequencies of 200,000 draws lie within four standard errors of the softmax."""
+    logits = torch.tensor([2.0, 0.0, -1.0, -6.0])
+    n = 200_000
+    tokens, logprobs = generation.draw(logits.expand(n, 4), generation.uniform_noise(1, n, 5)[0])
+    p = logits.softmax(-1)
+    for token in range(4):
+        share = (tokens == token).float().mean().item()
+        error = math.sqrt(p[token] * (1 - p[token]) / n)
+        assert abs(share - p[token].item()) < 4 * error
+    assert torch.allclose(logprobs, p.log()[tokens])
+
+
+def test_an_impossible_token_is_never_drawn():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf]])
+    for uniform in (0.0, 0.5, 1 - 2**-24):
+        assert generation.draw(logits, torch.tensor([uniform]))[0].item() == 1
+
+
+def test_temperature_zero_is_greedy(policy, tokenizer):
+    one = generation.sample(policy, tokenizer, PROMPTS, 8, temperature=0, seed=1)
+    two = generation.sample(policy, tokenizer, PROMPTS, 8, temperature=0, seed=2)
+    assert one.texts == two.texts
+
+
+def test_dropout_is_off_while_sampling_and_the_mode_is_restored(policy, tokenizer):
+    policy.train()
+    rollout = generation.sample(policy, tokenizer, PROMPTS, 12, seed=1)
+    assert policy.training
+    policy.eval()
+    assert generation.sample(policy, tokenizer, PROMPTS, 12, seed=1).texts == rollout.texts
+
+
+def test_pad_equal_to_eos_is_refused(policy, tokenizer):
+    import copy
+
+    broken = copy.deepcopy(tokenizer)
+    broken.pad_token = broken.eos_token
+    with pytest.raises(UserError, match="pad_token"):
+        generation.sample(policy, broken, PROMPTS, 4)
+
+
+@pytest.mark.parametrize("prompts", [[], ["w1", ""], ["w1", None]])
+def test_prompts_that_are_missing_or_empty_are_refused(policy, tokenizer, prompts):
+    with pytest.raises(UserError, match="rompt"):
+        generation.sample(policy, tokenizer, prompts, 4)
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused_with_its_row(policy, tokenizer):
+    with pytest.raises(UserError, match="Prompt 1 has 30 tokens"):
+        generation.sample(policy, tokenizer, ["w1", " ".join(["w2"] * 30)], 4)
