@@ -88,9 +88,8 @@ def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], l
     The two are tokenised apart, so that a prompt has the same ids whatever follows it, exactly
     as when a policy generates the response token by token.
     """
-    prompt_ids = tokenizer(prompt)["input_ids"] if prompt else []
-    response_ids = tokenizer(" " + response.strip(), add_special_tokens=False)["input_ids"]
-    return list(prompt_ids), list(response_ids) + [tokenizer.eos_token_id]
+    ids = tokenizer([prompt, " " + response.strip()], add_special_tokens=False)["input_ids"]
+    return list(ids[0]), list(ids[1]) + [tokenizer.eos_token_id]
 
 
 def encode(tokenizer, prompt: str, response: str, max_length: int) -> list[int]:
@@ -102,12 +101,15 @@ def encode(tokenizer, prompt: str, response: str, max_length: int) -> list[int]:
 def encode_pairs(
     tokenizer, pairs: Sequence[dict], max_length: int, *, longest_first: bool = False
 ) -> list[dict]:
-    """Token ids of preference pairs; pairs whose longer side exceeds `max_length` are left out.
+    """Token ids of preference pairs, none longer than `max_length` tokens.
+
+    A long prompt loses its beginning, for both responses alike; a pair of which a response alone
+    takes more than three quarters of `max_length` is left out, since nobody judged half a response.
 
     pairs: dictionaries with `prompt` (rendered), `chosen` and `rejected`; a `margin`, if there,
     is kept. Returns dictionaries `chosen_ids`, `rejected_ids`, `length` (of the longer side),
-    `margin` and `row`, the pair's place in `pairs`. Raises UserError for an empty or equal
-    response, naming the row, and when no pair is left.
+    `cut` (tokens its prompt lost), `margin` and `row`, the pair's place in `pairs`. Raises
+    UserError for an empty or equal response, naming the row, and when no pair is left.
     """
     encoded = []
     for row, pair in enumerate(pairs):
@@ -116,24 +118,26 @@ def encode_pairs(
             side = "rejected" if chosen else "chosen"
             raise UserError(f"pair {row}: its {side} response is empty; both need text.")
         if chosen == rejected:
-            raise UserError(f"pair {row}: both responses are the same text, so nothing is preferred.")
+            raise UserError(f"pair {row}: both responses are the same text; one must be better.")
         prompt_ids, chosen_ids = encode_response(tokenizer, pair["prompt"], chosen)
         rejected_ids = encode_response(tokenizer, "", rejected)[1]
-        length = len(prompt_ids) + max(len(chosen_ids), len(rejected_ids))
-        if length > max_length:
+        response_length = max(len(chosen_ids), len(rejected_ids))
+        if response_length > 0.75 * max_length:
             continue
+        cut = max(0, len(prompt_ids) + response_length - max_length)
         encoded.append(
             {
-                "chosen_ids": prompt_ids + chosen_ids,
-                "rejected_ids": prompt_ids + rejected_ids,
-                "length": length,
+                "chosen_ids": prompt_ids[cut:] + chosen_ids,
+                "rejected_ids": prompt_ids[cut:] + rejected_ids,
+                "length": len(prompt_ids) - cut + response_length,
+                "cut": cut,
                 "margin": float(pair.get("margin") or 0.0),
                 "row": row,
             }
         )
     if not encoded:
         raise UserError(
-            f"none of the {len(pairs)} pairs fits into {max_length} tokens; "
+            f"none of the {len(pairs)} pairs has responses that fit into {max_length} tokens; "
             "raise reward.max_length or give shorter texts."
         )
     if longest_first:

@@ -18,7 +18,8 @@ from transformers import (
 from helpers import reward
 from helpers.errors import UserError
 
-WORDS = "human assistant : what is a good answer bad thanks fine no yes maybe please . ?".split()
+WORDS = ["human", "assistant", ":", "what", "is", "a", "good", "answer", "bad", "thanks", "fine",
+         "no", "yes", "maybe", "please", ".", "?"]
 CONFIGS = {
     "gpt2": GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64),
     "gpt_neo": GPTNeoConfig(
@@ -151,19 +152,30 @@ def test_pairs_that_cannot_teach_are_named(tokenizer):
     with pytest.raises(UserError, match="pair 2: both responses are the same"):
         same = pairs[2] | {"rejected": pairs[2]["chosen"] + " "}
         reward.encode_pairs(tokenizer, [*pairs[:2], same], 64)
-    with pytest.raises(UserError, match="none of the 3 pairs fits into 4 tokens"):
-        reward.encode_pairs(tokenizer, pairs, 4)
+    with pytest.raises(UserError, match="none of the 3 pairs has responses that fit into 2 tokens"):
+        reward.encode_pairs(tokenizer, pairs, 2)
 
 
-def test_overlong_pairs_are_left_out_and_validation_starts_with_the_longest(tokenizer):
+def test_long_prompts_lose_their_beginning_and_long_responses_their_pair(tokenizer):
     pairs = make_pairs(60)
-    lengths = [row["length"] for row in reward.encode_pairs(tokenizer, pairs, 64)]
-    limit = int(np.median(lengths))
-    kept = reward.encode_pairs(tokenizer, pairs, limit, longest_first=True)
-    assert [row["length"] for row in kept] == sorted(
-        (n for n in lengths if n <= limit), reverse=True
+    rows = reward.encode_pairs(tokenizer, pairs, 12)
+    assert 0 < len(rows) < 60 and any(row["cut"] for row in rows)
+    for row in rows:
+        whole = reward.encode_pairs(tokenizer, [pairs[row["row"]]], 64)[0]
+        assert row["length"] <= 12 and max(map(len, (row["chosen_ids"], row["rejected_ids"]))) <= 12
+        for side in ("chosen_ids", "rejected_ids"):
+            assert row[side] == whole[side][row["cut"] :]
+    left_out = set(range(60)) - {row["row"] for row in rows}
+    assert all(
+        max(len(pairs[i][side].split()) for side in ("chosen", "rejected")) + 1 > 9
+        for i in left_out
     )
-    assert all(pairs[row["row"]]["chosen"] in tokenizer.decode(row["chosen_ids"]) for row in kept)
+
+
+def test_validation_starts_with_the_longest_pair(tokenizer):
+    rows = reward.encode_pairs(tokenizer, make_pairs(60), 64, longest_first=True)
+    lengths = [row["length"] for row in rows]
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
 
 
 def test_collated_batch_holds_chosen_then_rejected(tokenizer):
@@ -204,7 +216,7 @@ def test_scores_come_back_in_order_and_match_single_texts(tokenizer):
     prompts = [pair["prompt"] for pair in pairs]
     responses = [pair["chosen"] for pair in pairs]
     many = reward.score(model, tokenizer, prompts, responses, batch_size=4)
-    one = [reward.score(model, tokenizer, [p], [r])[0] for p, r in zip(prompts, responses)]
+    one = [reward.score(model, tokenizer, [p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
     np.testing.assert_allclose(many, one, atol=1e-5)
     assert reward.score(model, tokenizer, prompts[:1], [""]).shape == (1,)
 
@@ -249,7 +261,7 @@ def test_calibration_error_equals_a_slow_count():
     for i in range(10):
         low, high = 0.5 + i * 0.05, 0.55 + i * 0.05
         inside = [
-            (1 / (1 + math.exp(-abs(m))), r) for m, r in zip(margins, right)
+            (1 / (1 + math.exp(-abs(m))), r) for m, r in zip(margins, right, strict=True)
             if low <= 1 / (1 + math.exp(-abs(m))) < high
         ]
         if inside:
