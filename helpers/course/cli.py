@@ -1,0 +1,152 @@
+"""The command line, `python -m helpers COMMAND`. Importing it needs the standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message[:1].upper()}{message[1:]} (`python -m helpers --help` lists all).")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = _Parser(prog="python -m helpers", description="Set up, run and check the course.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    setup = command("setup", "make .venv and install what requirements.txt lists")
+    wheels = setup.add_mutually_exclusive_group()
+    wheels.add_argument("--cpu", action="store_true", default=None,
+                        help="take PyTorch's CPU wheels, smaller than those for CUDA")
+    wheels.add_argument("--no-cpu", dest="cpu", action="store_false",
+                        help="take the wheels that pip takes by itself (the default)")
+
+    course = command("course", "run every notebook and check the results")
+    run = command("run", "run some notebooks, or all")
+    run.add_argument("--phase", help="sft, reward, ppo, eval or full")
+    run.add_argument("--notebooks", metavar="NN,NN", help="numbers, such as 04,05")
+    for sub in (course, run):
+        sub.add_argument("--profile", default="embedded", help="embedded, gpt2, a100 or a YAML file")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                         help="override a setting, such as ppo.kl_coef=0.1; may be repeated")
+        sub.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE",
+                         help="set a notebook's own parameter; may be repeated")
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--out", metavar="DIR", help="write runs/ and artifacts/ there")
+
+    test = command("test", "run the tests (not the notebooks)")
+    test.add_argument("pytest", nargs=argparse.REMAINDER, help="handed to pytest")
+    regress = command("regress", "run the notebooks again and compare their outputs (nbval)")
+    regress.add_argument("--notebooks", metavar="NN,NN")
+    bench = command("bench", "run the benchmarks and write benchmarks/results/")
+    bench.add_argument("names", nargs="*", help="names of benchmarks; all when none is given")
+    command("lab", "open the notebooks in JupyterLab")
+    command("lint", "check notebooks and code")
+    command("sync", "write the helpers' source into the notebooks' cells that show it")
+    data = command("data", "build the embedded world again (data/build.py)")
+    data.add_argument("build", nargs=argparse.REMAINDER, help="handed to data/build.py")
+    command("doctor", "say what is installed and what would not work")
+    refresh = command("refresh", "execute notebooks and store their outputs in notebooks/")
+    refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out a parsed command in the present environment and return its exit status."""
+    return globals()[f"_{arguments.command}"](arguments)
+
+
+def _run(arguments) -> int:
+    return _runner(arguments, arguments.phase, arguments.notebooks, enforce=False)
+
+
+def _course(arguments) -> int:
+    return _runner(arguments, "full", None, enforce=True)
+
+
+def _runner(arguments, phase, numbers, enforce) -> int:
+    from helpers.course import runner
+
+    overrides = runner.parse_assignments(arguments.settings)
+    if arguments.out is not None:
+        overrides["out"] = arguments.out
+    return runner.run(
+        runner.choose(phase, numbers), arguments.profile, overrides, arguments.seed,
+        runner.parse_assignments(arguments.parameter, "--parameter"), enforce,
+    )
+
+
+def _test(arguments) -> int:
+    return _python("-m", "pytest", "tests", *arguments.pytest)
+
+
+def _regress(arguments) -> int:
+    from helpers.course import regress
+
+    return regress.regress(arguments.notebooks)
+
+
+def _bench(arguments) -> int:
+    known = {p.stem: p for p in sorted((ROOT / "benchmarks").glob("[!_]*.py"))}
+    unknown = [name for name in arguments.names if name not in known]
+    if unknown or not known:
+        what = f"no benchmark is called {unknown[0]!r}" if unknown else "there are no benchmarks"
+        raise UserError(f"{what} in benchmarks/; there are {', '.join(known) or 'none'}.")
+    failed = [n for n in arguments.names or known if _python(str(known[n]))]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _lab(arguments) -> int:
+    return _python("-m", "jupyter", "lab", "notebooks")
+
+
+def _lint(arguments) -> int:
+    from helpers.course import lint
+
+    return lint.lint()
+
+
+def _sync(arguments) -> int:
+    from helpers.course import sync
+
+    return sync.sync()
+
+
+def _data(arguments) -> int:
+    return _python(str(ROOT / "data" / "build.py"), *arguments.build)
+
+
+def _doctor(arguments) -> int:
+    from helpers.course import doctor
+
+    return doctor.doctor()
+
+
+def _refresh(arguments) -> int:
+    from helpers.course import refresh
+
+    return refresh.refresh(arguments.numbers)
+
+
+def _python(*arguments: str) -> int:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode
+
+
+def _setup(arguments) -> int:
+    return 0  # bootstrap has done it by the time this is reached

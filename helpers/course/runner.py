@@ -1,0 +1,236 @@
+"""`python -m helpers run` and `course`: notebooks in order, a table of results, `summary.json`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from helpers.course import bounds, execute
+from helpers.course.notebook import SOURCES, WORDS
+from helpers.errors import UserError
+
+PHASES = {
+    "sft": ("03",),
+    "reward": ("04",),
+    "ppo": ("05", "06"),
+    "eval": ("07",),
+    "full": (),  # all there are
+}
+OWN = ("profile", "overrides", "seed")
+
+
+def parse_assignments(pairs: list[str], what: str = "--set") -> dict[str, Any]:
+    """Turn `key=value` texts into a dictionary, the values read as YAML."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UserError(f"{what} {pair!r} is not of the form key=value.")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{what} {pair!r}: the value is not valid YAML.") from error
+    return values
+
+
+def absolute_paths(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Make paths given on the command line independent of the folder they were typed in."""
+    fixed = dict(overrides)
+    for key, value in overrides.items():
+        if not isinstance(value, str) or key not in (*SOURCES, "data.root", "out"):
+            continue
+        path = Path(value).expanduser()
+        if key == "out" or value.startswith((".", "~")) or (value not in WORDS and path.exists()):
+            fixed[key] = str(path.resolve())
+    return fixed
+
+
+def choose(phase: str | None, numbers: str | None) -> list[Path]:
+    """The notebooks that a phase or a list of numbers means, in the course's order."""
+    known = execute.notebooks()
+    if not known:
+        raise UserError(f"there are no notebooks in {execute.notebook_folder().name}/.")
+    if phase and numbers:
+        raise UserError("give either --phase or --notebooks, not both.")
+    if numbers is not None:
+        wanted = [n for n in numbers.replace(" ", ",").split(",") if n]
+        if not wanted:
+            raise UserError("--notebooks is empty; give numbers such as 04,05.")
+        return sorted({execute.find_notebook(n) for n in wanted})
+    if phase and phase not in PHASES:
+        raise UserError(f"no phase is called {phase!r}; choose one of {', '.join(PHASES)}.")
+    chosen = PHASES[phase or "full"]
+    return [execute.find_notebook(n) for n in chosen] if chosen else list(known.values())
+
+
+def run(
+    paths: list[Path],
+    profile: str = "embedded",
+    overrides: dict[str, Any] | None = None,
+    seed: int = 0,
+    parameters: dict[str, Any] | None = None,
+    enforce: bool = False,
+) -> int:
+    """Run notebooks one after the other and tell what came of it.
+
+    Args:
+        paths: notebooks, in order.
+        parameters: values for a notebook's own parameters; each goes to those that declare it.
+        enforce: fail when a bound of `expected.yaml` does not hold. Bounds belong to the embedded
+            profile without overrides and are judged there only.
+
+    Returns:
+        The exit status: 0 when all went well, 1 when a notebook failed or a bound does not hold,
+        2 when a notebook met bad input.
+
+    Raises:
+        UserError: before anything is written, when profile, key or parameter is unknown.
+    """
+    from helpers import profiles
+
+    overrides = absolute_paths(overrides or {})
+    if profile.endswith((".yaml", ".yml")):
+        profile = str(Path(profile).expanduser().resolve())
+    settings = profiles.load_profile(profile, overrides, seed)
+    given = _parameters(paths, profile, overrides, seed, parameters or {})
+    judged = settings.name == "embedded" and not set(overrides) - {"out"}
+    summary = _Summary(settings)
+    rows: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    for path in paths:
+        expected = None if settings.overrides else _expected(path.stem, settings)
+        with execute.Bar(path.stem, expected) as bar:
+            result = execute.execute(path, Path(settings.runs) / path.name, given[path], bar)
+        row = {
+            "status": "failed" if result.error else "ok",
+            "seconds": result.seconds,
+            "peak_memory_mb": result.peak_memory_mb,
+            "metrics": result.metrics,
+        }
+        if result.error:
+            row["error"] = result.error
+        elif judged:
+            row["bounds"] = bounds.judge(path.stem, result.metrics)
+        rows.append({"notebook": path.stem, **row})
+        summary.add(path.stem, row)
+        _say(f"{path.stem:<36} {row['status']:<7} {execute.clock(result.seconds):>6}"
+             f" {result.peak_memory_mb:>7.0f} MB")
+        if result.error:
+            break
+    _table(rows, judged, time.monotonic() - begun)
+    _say(f"\nExecuted notebooks and summary.json are in {_short(settings.runs)}.")
+    last = rows[-1]
+    if last["status"] == "failed":
+        _say("\n" + failure(last["notebook"], last["error"]), sys.stderr)
+        return 2 if last["error"]["kind"] == "UserError" else 1
+    broken = [(r["notebook"], b) for r in rows for b in r.get("bounds", []) if not b["ok"]]
+    if broken and enforce:
+        for stem, bound in broken:
+            _say(f"{stem}: the bound {bound['bound']} does not hold: {bound['detail']}.", sys.stderr)
+        return 1
+    return 0
+
+
+def failure(stem: str, error: dict[str, Any]) -> str:
+    """What to print about a failed notebook; a UserError is its own sentence."""
+    if error["kind"] == "UserError":
+        return error["message"]
+    message = f": {error['message']}" if error["message"] else ""
+    return (f"{stem} failed in code cell {error['cell']}\n"
+            f"    {error['line']}\n{error['kind']}{message}")
+
+
+def _parameters(paths, profile, overrides, seed, own) -> dict[Path, dict[str, Any]]:
+    """Parameters per notebook; an unknown name is an error before anything runs."""
+    declared = {path: execute.declared_parameters(path) for path in paths}
+    for name in own:
+        if name in OWN:
+            raise UserError(f"--parameter {name}: use the option --{name.replace('overrides', 'set')}.")
+        if not any(name in names for names in declared.values()):
+            there = sorted({n for names in declared.values() for n in names} - set(OWN))
+            raise UserError(
+                f"no chosen notebook has a parameter {name!r}; "
+                f"their own parameters are {', '.join(there) or 'none'}."
+            )
+    given = {}
+    for path in paths:
+        execute.check_parameters(path, list(OWN))
+        given[path] = {"profile": profile, "overrides": overrides, "seed": seed}
+        given[path] |= {name: value for name, value in own.items() if name in declared[path]}
+    return given
+
+
+def _expected(stem: str, settings) -> float | None:
+    from helpers.course import stages
+
+    return stages.expected_seconds(stem, settings)
+
+
+class _Summary:
+    """`summary.json`, replaced as a whole after every notebook.
+
+    Results of earlier runs under the same settings stay; under other settings they would be
+    mistaken for results of this run, so the file begins anew.
+    """
+
+    def __init__(self, settings) -> None:
+        self.path = Path(settings.runs) / "summary.json"
+        about = {
+            "profile": settings.name,
+            "seed": settings.seed,
+            "overrides": {k: v for k, v in settings.overrides.items() if k != "out"},
+        }
+        try:
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+            same = all(old.get(key) == value for key, value in about.items())
+            earlier = old["notebooks"] if same else {}
+        except (OSError, ValueError, KeyError, AttributeError):
+            earlier = {}
+        self.content = {**about, "notebooks": earlier}
+
+    def add(self, stem: str, row: dict[str, Any]) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.content["notebooks"][stem] = {**row, "finished": now}
+        self.content["notebooks"] = dict(sorted(self.content["notebooks"].items()))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(f".{os.getpid()}.part")
+        aside.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
+        aside.replace(self.path)
+
+
+def _table(rows: list[dict[str, Any]], judged: bool, seconds: float) -> None:
+    _say(f"\n{len(rows)} notebook{'s' if len(rows) > 1 else ''} in {execute.clock(seconds)}\n")
+    lines = [(r["notebook"][:2], name, value) for r in rows for name, value in r["metrics"].items()]
+    width = max((len(name) for _, name, _ in lines), default=6)
+    if lines:
+        _say(f"no.  {'metric':<{width}}  value")
+    for number, name, value in lines:
+        _say(f"{number}   {name:<{width}}  {'none' if value is None else f'{value:.4g}'}")
+    checks = [(r["notebook"][:2], b) for r in rows for b in r.get("bounds", [])]
+    if checks:
+        wide = max(len(b["bound"]) for _, b in checks)
+        _say(f"\nno.  {'bound':<{wide}}  verdict")
+    for number, bound in checks:
+        _say(f"{number}   {bound['bound']:<{wide}}  "
+             f"{'ok' if bound['ok'] else 'MISSED'} ({bound['detail']})")
+    if not judged:
+        _say("\nNo bounds apply: they belong to the embedded profile without overrides.")
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _say(text: str, file=None) -> None:
+    print(text, file=file or sys.stdout, flush=True)
