@@ -122,3 +122,39 @@ def bars(
     if reference:
         axes.legend()
     return figure
+
+
+def reliability(groups: Mapping[str, Sequence[Mapping[str, float]]], *, title: str = ""):
+    """Stated confidence against accuracy; the area of a point grows with its number of pairs.
+
+    `groups` maps a label to rows `confidence`, `accuracy`, `count` (from `reward.reliability`).
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(4.6, 4.2))
+    axes.plot([0.5, 1], [0.5, 1], color="#6B6B6B", ls="--", lw=1.2, label="perfectly calibrated")
+    for i, (label, rows) in enumerate(groups.items()):
+        keys = ("confidence", "accuracy", "count")
+        x, y, count = (np.array([row[key] for row in rows]) for key in keys)
+        axes.plot(x, y, color=COLOURS[i % len(COLOURS)], lw=1.5, label=label)
+        axes.scatter(x, y, s=20 + 260 * count / count.sum(), color=COLOURS[i % len(COLOURS)])
+    axes.set(xlabel="stated confidence", ylabel="accuracy", title=title, xlim=(0.48, 1.02))
+    axes.legend()
+    return figure
+
+
+def scatter(
+    x: Sequence[float], y: Sequence[float], *, xlabel: str, ylabel: str, title: str = "",
+    limit: int = 2000,
+):
+    """Points with lines through zero; of more than `limit` points an even share is drawn."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.2, 4.2))
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    step = max(1, -(-len(x) // limit))
+    axes.axhline(0, color="#6B6B6B", lw=0.8)
+    axes.axvline(0, color="#6B6B6B", lw=0.8)
+    axes.scatter(x[::step], y[::step], s=9, alpha=0.35, color=COLOURS[0], lw=0)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return figure

@@ -493,6 +493,13 @@ class PairTrainer(Trainer):
         return LengthGroupedSampler([r["length"] for r in rows], batch_size, self.args.seed)
 
 
+def use_bf16(settings) -> bool:
+    """Whether to train in mixed precision: asked for by `dtype`, and fast on this machine."""
+    from helpers.models import device, fast_bfloat16
+
+    return settings.dtype != "float32" and fast_bfloat16(device(settings).type)
+
+
 def _pair_metrics(prediction) -> dict[str, float]:
     margins = prediction.predictions[:, 0] - prediction.predictions[:, 1]
     return {"accuracy": float(pair_accuracy(margins).mean()), "margin": float(margins.mean())}
