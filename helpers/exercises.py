@@ -88,9 +88,12 @@ def check_last_token_pooling(function: Callable) -> bool:
     values = torch.arange(30.0).reshape(3, 5, 2)
     right = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
     left = right.flip(1)
-    results = [_answer(function, values, mask) for mask in (right, left)]
-    if any(result is None for result in results):
-        return False
+    results = []
+    for mask in (right, left):
+        result = _answer(function, values, mask)
+        if result is None:
+            return False
+        results.append(result)
     rows = torch.arange(3)
     wanted = [values[rows, torch.tensor(last)] for last in ([2, 0, 4], [4, 4, 4])]
     good = [tuple(r.shape) == (3, 2) and torch.equal(r, w)
@@ -139,6 +142,117 @@ def check_length_sorted_batches(function: Callable) -> bool:
         say = f"7 rows in batches of 3 make 3 batches, not {len(batches)}"
     else:
         print("right: longest first, every row once.")
+        return True
+    print(f"not right yet: {say}.")
+    return False
+
+
+# --- 06, PPO with TRL -----------------------------------------------------------------------
+
+
+def check_response_mask(function: Callable) -> bool:
+    """Exercise 06.1: `function(attention_mask, prompt_width)`, 1 up to the first pad."""
+    import torch
+
+    mask = torch.tensor([[0, 1, 1, 1, 1, 0], [1, 1, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0]])
+    given = _answer(function, mask, 2)
+    if given is None:
+        return False
+    given = torch.as_tensor(given).long()
+    wanted = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    if given.shape != wanted.shape:
+        say = f"the result has shape {tuple(given.shape)}; without the prompt it is (3, 4)"
+    elif torch.equal(given, mask[:, 2:]):
+        say = "a token after a sampled pad still counts; the loss stops at the first pad"
+    elif torch.equal(given, mask.cumprod(1)[:, 2:]):
+        say = "the padding before the prompt switched everything off; drop the prompt first"
+    elif torch.equal(given, 1 - wanted):
+        say = "ones and zeros are the wrong way round"
+    elif not torch.equal(given, wanted):
+        say = f"for a response mask of 1, 0, 1, 1 the answer is 1, 0, 0, 0, not {given[1].tolist()}"
+    else:
+        print("right: one up to the first pad, zero from there on.")
+        return True
+    print(f"not right yet: {say}.")
+    return False
+
+
+def check_best_of(function: Callable) -> bool:
+    """Exercise 06.2: `function(scores, n)`, expected best of n over all subsets of size n."""
+    from itertools import combinations
+
+    scores = [0.5, -1.0, 2.0, 0.0, 1.0]
+    given = _answer(function, list(scores), 3)
+    if given is None:
+        return False
+    subsets = list(combinations(scores, 3))
+    wanted = sum(max(s) for s in subsets) / len(subsets)
+    with_return = sum(x * ((i + 1) ** 3 - i**3) / 125 for i, x in enumerate(sorted(scores)))
+    if math.isclose(given, max(scores[:3])):
+        say = "this is the best of the first three; the other scores know something too"
+    elif math.isclose(given, max(scores)):
+        say = "this is the best of all five"
+    elif math.isclose(given, sum(min(s) for s in subsets) / len(subsets)):
+        say = "this is the worst of three"
+    elif math.isclose(given, with_return):
+        say = "here a score can be drawn twice; a subset holds each score once"
+    elif not math.isclose(given, wanted):
+        say = f"over all {len(subsets)} subsets of three the mean is {wanted:.4f}, not {given:.4f}"
+    elif not math.isclose(function([3.0, 1.0], 1), 2.0) or function([3.0, 1.0], 2) != 3.0:
+        say = "best of one is the mean, best of all is the maximum"
+    else:
+        print("right: the average over all subsets, without luck.")
+        return True
+    print(f"not right yet: {say}.")
+    return False
+
+
+# --- 07, evaluation -------------------------------------------------------------------------
+
+
+def check_win_rate(function: Callable) -> bool:
+    """Exercise 07.1: `function(a_scores, b_scores)`, share of prompts where A wins, ties half."""
+    a, b = [1.0, 2.0, 3.0, 4.0, 0.0], [0.0, 2.0, 5.0, 1.0, 0.0]
+    given = _answer(function, list(a), list(b))
+    if given is None:
+        return False
+    if math.isclose(given, 0.6):
+        print("right: two wins and two ties out of five.")
+        return True
+    if math.isclose(given, 0.4):
+        say = "either ties count nothing here, or A and B are swapped"
+    elif math.isclose(given, 0.8):
+        say = "a tie counts as a full win here; it is worth one half to each side"
+    elif math.isclose(given, 2 / 3):
+        say = "ties are left out here; a judge who cannot tell is a result too"
+    elif math.isclose(given, sum(a) / 5 - sum(b) / 5):
+        say = "this is the mean difference; a win counts one, however large"
+    else:
+        say = f"two wins, one loss and two ties of five make 0.6, not {given:.4g}"
+    print(f"not right yet: {say}.")
+    return False
+
+
+def check_bootstrap(function: Callable) -> bool:
+    """Exercise 07.2: `function(values, draws, seed)`, the (low, high) 95 % bootstrap interval."""
+    import numpy as np
+
+    values = np.random.default_rng(0).normal(2.0, 1.0, 400)
+    given = _answer(function, values, 2000, 0)
+    if given is None:
+        return False
+    low, high = (float(x) for x in given)
+    wanted = values.mean() - 1.96 * values.std() / 20, values.mean() + 1.96 * values.std() / 20
+    if low == high:
+        say = "the ends are equal; each draw must take rows *with* replacement"
+    elif low > high:
+        say = "the ends are swapped"
+    elif abs(low - np.quantile(values, 0.025)) < 0.1 and abs(high - wanted[1]) > 0.5:
+        say = "these are quantiles of the values; resample, average, then take quantiles"
+    elif max(abs(low - wanted[0]), abs(high - wanted[1])) > 0.03:
+        say = f"about [{wanted[0]:.2f}, {wanted[1]:.2f}] is right, yours is [{low:.2f}, {high:.2f}]"
+    else:
+        print("right: resample rows, average, take the quantiles.")
         return True
     print(f"not right yet: {say}.")
     return False

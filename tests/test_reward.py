@@ -216,7 +216,9 @@ def test_scores_come_back_in_order_and_match_single_texts(tokenizer):
     prompts = [pair["prompt"] for pair in pairs]
     responses = [pair["chosen"] for pair in pairs]
     many = reward.score(model, tokenizer, prompts, responses, batch_size=4)
-    one = [reward.score(model, tokenizer, [p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
+    one = [
+        reward.score(model, tokenizer, [p], [r])[0] for p, r in zip(prompts, responses, strict=True)
+    ]
     np.testing.assert_allclose(many, one, atol=1e-5)
     assert reward.score(model, tokenizer, prompts[:1], [""]).shape == (1,)
 
@@ -362,3 +364,53 @@ def test_bad_tokenizer_and_length_are_refused(tokenizer, tmp_path):
         train(bare, tmp_path, model=make_model(tokenizer))
     with pytest.raises(UserError, match="max_length is 65, but the model has only 64 positions"):
         train(tokenizer, tmp_path, max_length=65)
+
+
+# ------------------------------------------------------------------------------------- exercises
+
+
+def test_checkers_accept_the_solutions_and_leave_the_unsolved_alone(capsys):
+    from helpers import exercises
+
+    def batches(lengths, batch_size):
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+    solved = {
+        exercises.check_bradley_terry_loss: reward.bradley_terry_loss,
+        exercises.check_last_token_pooling: reward.pool_last_token,
+        exercises.check_length_sorted_batches: batches,
+    }
+    for check, function in solved.items():
+        assert check(function) and "right" in capsys.readouterr().out
+        for unsolved in (None, NotImplemented):
+            assert not check(lambda *a, answer=unsolved: answer)
+            assert capsys.readouterr().out == "not done yet\n"
+
+
+def test_checkers_name_the_mistake(capsys):
+    from helpers import exercises
+
+    def says(check, function):
+        assert not check(function)
+        return capsys.readouterr().out
+
+    log_sigmoid = torch.nn.functional.logsigmoid
+    loss = exercises.check_bradley_terry_loss
+    assert "rejected response" in says(loss, lambda c, r, m=0: -log_sigmoid(r - c).mean())
+    assert "sign is wrong" in says(loss, lambda c, r, m=0: log_sigmoid(c - r).mean())
+    assert "sum over the batch" in says(loss, lambda c, r, m=0: -log_sigmoid(c - r).sum())
+    assert "mean over the batch" in says(loss, lambda c, r, m=0: -log_sigmoid(c - r))
+    assert "overflow" in says(loss, lambda c, r, m=0: -torch.sigmoid(c - r - m).log().mean())
+    assert "margin has the wrong" in says(loss, lambda c, r, m=0: -log_sigmoid(c - r + m).mean())
+    pool = exercises.check_last_token_pooling
+    rows = torch.arange(3)
+    assert "left padding does not" in says(pool, lambda v, m: v[rows, m.sum(1) - 1])
+    assert "last column" in says(pool, lambda v, m: v[:, -1])
+    assert "IndexError" in says(pool, lambda v, m: v[rows, m.sum(1) + 9])
+    sort = exercises.check_length_sorted_batches
+    assert "shortest come first" in says(
+        sort, lambda n, b: [[i] for i in sorted(range(len(n)), key=lambda i: n[i])]
+    )
+    assert "missing" in says(sort, lambda n, b: [[1, 4, 3]])
+    assert "lengths themselves" in says(sort, lambda n, b: [sorted(n, reverse=True)])
