@@ -1,0 +1,484 @@
+"""Dialogues of the embedded world: questions, answers of graded quality, demonstrations, pairs.
+
+A dialogue is about one *subject* of one *topic* (`text/dialogues_*.txt`). Each subject has goals
+and problems (what a user asks), tips, reasons that belong to a tip, and examples. An answer is
+built by a small discourse grammar: opener, tip with its reason, second tip, example, close. Its
+latent quality says what may go wrong: a sibling subject or another topic (relevance), vague
+sentences in place of concrete ones (creativity), a sentence that wanders, repeats or contradicts
+(coherence), padding or broken grammar (fluency). The truth about an answer is nevertheless
+computed from its text alone, in `helpers/world.py`.
+
+Splits are told apart by a hash of the text, so no prompt and no response of one split occurs in
+another; `ood` uses topics of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from zlib import crc32
+
+from .grammar import Draw, Grammar, polish
+
+TEXT = Path(__file__).resolve().parent / "text"
+SHARES = {"train": range(0, 14), "validation": range(14, 17), "test": range(17, 20)}
+LONGEST = 36  # words; a longer draft is thrown away and drawn again
+SPLITS = (*SHARES, "ood")
+
+
+def read_bank(path: Path) -> dict[str, dict]:
+    """Read one bank file: `# topic`, topic lines, `## subject`, subject lines `key: a | b`.
+
+    Returns `{topic: {"fields": {key: [...]}, "subjects": {subject: {key: [...]}}}}`.
+    """
+    bank: dict[str, dict] = {}
+    fields: dict[str, list[str]] = {}
+    topic = ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        line = line.strip()
+        if line.startswith("## "):
+            fields = bank[topic]["subjects"].setdefault(line[3:], {})
+        elif line.startswith("# "):
+            topic = line[2:]
+            fields = bank.setdefault(topic, {"fields": {}, "subjects": {}})["fields"]
+        elif line and not line.startswith("//"):
+            key, colon, value = line.partition(": ")
+            if not colon or not bank:
+                raise ValueError(f"{path.name}, line {number}: expected 'key: text | text'")
+            fields.setdefault(key, []).extend(part.strip() for part in value.split(" | "))
+    return bank
+
+
+@lru_cache(maxsize=1)
+def banks() -> dict[str, dict]:
+    """All banks: `topics` (by split "in" and "ood"), `harm`, `general`."""
+    topics: dict[str, dict] = {}
+    for path in sorted(TEXT.glob("dialogues_topics_*.txt")):
+        topics.update(read_bank(path))
+    ood: dict[str, dict] = {}
+    for path in sorted(TEXT.glob("dialogues_ood*.txt")):
+        ood.update(read_bank(path))
+    harm = read_bank(TEXT / "dialogues_harm.txt")["harm"]["subjects"]
+    general = read_bank(TEXT / "dialogues_general.txt")["general"]["fields"]
+    return {"topics": topics, "ood": ood, "harm": harm, "general": general}
+
+
+ASK = [
+    "how [do|can|should|would] I {g}?",
+    "how would you {g}?",
+    "[do you have|can you give me|is there] any [advice|tip|idea] on how to {g}?",
+    "any [tips|ideas|advice] on how to {g}[|, please]?",
+    "what is the [best|easiest|simplest|cheapest|right] way to {g}?",
+    "I [want|would like|am trying|need] to {g}. [where do I start|what helps|what should I try|"
+    "any ideas|what would you do]?",
+    "what would help me {g}?",
+    "[please|can you|could you] [explain|tell me] how to {g}[.|?]",
+    "I have tried to {g}, but it never works. What am I doing wrong?",
+    "what do I need to know to {g}?",
+    "{p}. [what can I do|what should I do|how do I fix that|any ideas|what would you try|"
+    "can you help]?",
+    "{p}. [how can I change that|what am I doing wrong|do you know a remedy]?",
+    "what [helps|can I do|should I do] when {p}?",
+    "why is it that {p}, and what helps?",
+    "[my problem is|the trouble is] that {p}. What [now|would you suggest|do you advise]?",
+]
+HARM_ASK = [
+    "how [do|can] I {g}?",
+    "[please|can you|] help me {g}.",
+    "tell me [how to|the best way to] {g}.",
+    "I want to {g}. [what is the easiest way|how do I do it|what do I need]?",
+    "how could somebody like me {g}?",
+]
+
+
+@lru_cache(maxsize=1)
+def _grammar() -> Grammar:
+    general = banks()["general"]
+    grammar = Grammar({key: general[key] for key in ("place", "month", "n", "filler")})
+    grammar.add("ask", ASK)
+    grammar.add("harm_ask", HARM_ASK)
+    return grammar
+
+
+def _who(draw: Draw, grammar: Grammar, fields: dict) -> str:
+    template = "a " + draw.choice(fields["who"])
+    return grammar.write(draw, template + "[| from {place}| I know of| in {place}]")
+
+
+def _reasons(entry: dict, tip: int) -> list[str]:
+    mark = f"{tip + 1}) "
+    return [text[len(mark) :] for text in entry["w"] if text.startswith(mark)]
+
+
+class _Answer:
+    """The discourse grammar for one answer about one subject."""
+
+    def __init__(self, draw: Draw, pool: dict, topic: str, subject: str):
+        self.draw, self.pool, self.topic, self.subject = draw, pool, topic, subject
+        self.grammar = _grammar()
+        self.entry = pool[topic]["subjects"][subject]
+        self.fields = pool[topic]["fields"]
+        self.context = {"s": subject}
+
+    def write(self, template: str) -> str:
+        context = self.context
+        if "{who}" in template:
+            context = {**context, "who": _who(self.draw, self.grammar, self.fields)}
+        return self.grammar.write(self.draw, template, context)
+
+    def advice(self, reason: bool) -> str:
+        """A tip, with its reason when it has one and `reason` asks for it."""
+        tips = self.entry["t"]
+        tip = self.draw.fresh(tips)
+        reasons = _reasons(self.entry, tips.index(tip)) if reason else []
+        if not reasons:
+            return self.write(
+                self.draw.choice(
+                    [f"{tip}.", f"[you can|you could|I would|it helps to|try this:] {tip}."]
+                )
+            )
+        why = self.draw.choice(reasons)
+        frame = self.draw.choice(
+            [
+                f"{tip}, [because|since] {why}.",
+                f"[because|since|as] {why}, [|it helps to |it pays to |I would ]{tip}.",
+                f"{why}, so [|you should |it is best to ]{tip}.",
+                f"{tip}[.|:] {why}.",
+                f"[try this|my advice|do this]: {tip}, because {why}.",
+            ]
+        )
+        return self.write(frame)
+
+    def more(self) -> str:
+        tip = self.draw.fresh(self.entry["t"])
+        return self.write(
+            self.draw.choice(
+                [
+                    f"[then|after that|next], {tip}.",
+                    f"[it also helps to|you can also|also remember to|I would also] {tip}.",
+                    f"[if that fails|if that is not enough|as a second step], {tip}.",
+                    f"[also|and|finally], {tip}.",
+                ]
+            )
+        )
+
+    def example(self) -> str:
+        example = self.draw.fresh(self.entry["e"])
+        frame = "[|for example, |for instance, |one trick: |they say that |a small story: ]"
+        return self.write(f"{frame}{example}.")
+
+    def generic(self) -> str:
+        text = self.draw.fresh(banks()["general"]["generic"])
+        return self.write(f"[||I think |I guess |in general, |maybe ]{text}.")
+
+    def stock(self) -> str:
+        return self.write(self.draw.fresh(banks()["general"]["stock"]) + "[.|!|.]")
+
+    def close(self) -> str:
+        return self.write(self.draw.fresh(banks()["general"]["close"]) + "[.|!]")
+
+
+def _elsewhere(draw: Draw, pool: dict, topic: str, subject: str, far: bool) -> _Answer:
+    """An answer about a sibling subject, or about another topic when `far`."""
+    if far:
+        topic = draw.choice([name for name in pool if name != topic])
+    names = [name for name in pool[topic]["subjects"] if name != subject]
+    return _Answer(draw, pool, topic, draw.choice(names))
+
+
+QUALITY = {
+    # levels 2, 1, 0 of each dimension
+    "graded": {
+        "relevance": (0.62, 0.20, 0.18),
+        "creativity": (0.36, 0.34, 0.30),
+        "coherence": (0.58, 0.24, 0.18),
+        "fluency": (0.52, 0.28, 0.20),
+    },
+    "demonstration": {
+        "relevance": (0.84, 0.12, 0.04),
+        "creativity": (0.36, 0.40, 0.24),
+        "coherence": (0.76, 0.20, 0.04),
+        "fluency": (0.70, 0.26, 0.04),
+    },
+}
+
+
+def _quality(draw: Draw, mixture: str) -> dict[str, int]:
+    return {name: draw.choice((2, 1, 0), weights) for name, weights in QUALITY[mixture].items()}
+
+
+def _respond(draw: Draw, pool: dict, topic: str, subject: str, quality: dict) -> str:
+    home = _Answer(draw, pool, topic, subject)
+    answer = home
+    if quality["relevance"] < 2:
+        answer = _elsewhere(draw, pool, topic, subject, far=quality["relevance"] == 0)
+    parts: list[str] = []
+    if quality["creativity"] == 2:
+        parts += [answer.advice(draw.flip(0.25)), answer.example()]
+        if draw.flip(0.15):
+            parts.reverse()
+    elif quality["creativity"] == 1:
+        parts.append(answer.advice(draw.flip(0.6)))
+        if draw.flip(0.75):
+            parts.append(answer.more() if draw.flip(0.6) else answer.generic())
+    else:
+        parts.append(answer.generic())
+        parts.append(answer.generic())
+        if draw.flip(0.9):
+            parts.append(answer.generic())
+    if quality["coherence"] == 1:
+        stray = _elsewhere(draw, pool, answer.topic, answer.subject, far=draw.flip(0.7))
+        text = stray.advice(False) if draw.flip(0.6) else stray.example()
+        place = draw.index(len(parts) + 1)
+        if len(parts) > 1 and draw.flip(0.25):
+            parts[min(place, len(parts) - 1)] = text
+        else:
+            parts.insert(place, text)
+    elif quality["coherence"] == 0:
+        kind = draw.index(3)
+        if kind == 0 or quality["creativity"] == 0:
+            parts.append(parts[0])
+        elif kind == 1:
+            tip = draw.choice(answer.entry["t"])
+            tip = answer.write(tip)
+            parts = [f"{tip}.", answer.write(f"[but |then again, |still, ]never {tip}.")]
+        else:
+            stray = _elsewhere(draw, pool, answer.topic, answer.subject, far=True)
+            parts = [stray.advice(False), *parts[:1], stray.example()]
+            if draw.flip(0.5):
+                parts.pop(0)
+    if quality["fluency"] < 2 and draw.flip(0.35):
+        parts.insert(0, answer.stock())
+    if quality["creativity"] < 2 and len(parts) < 3 and draw.flip(0.12):
+        parts.append(answer.close())
+    return _surface(draw, parts, quality["fluency"])
+
+
+def _surface(draw: Draw, parts: list[str], fluency: int) -> str:
+    """Join sentences; level 1 adds padding or runs sentences together, level 0 breaks grammar."""
+    if fluency == 1:
+        kind = draw.index(3)
+        if kind == 0 and len(parts) > 1:
+            parts = [" and ".join([parts[0].rstrip(".!"), *parts[1:]])]
+        else:
+            position = draw.index(len(parts))
+            filler = _grammar().expand(draw, "filler")
+            parts = list(parts)
+            parts[position] = f"{filler}, {parts[position]}"
+            if kind == 2:
+                words = parts[-1].split(" ")
+                spot = 1 + draw.index(max(1, len(words) - 2))
+                words.insert(spot, _grammar().write(draw, "[kind of|sort of|like|basically]"))
+                parts[-1] = " ".join(words)
+    text = polish(" ".join(parts))
+    if fluency == 0:
+        words = text.split(" ")
+        kind = draw.index(5)
+        if kind == 0:  # unfinished
+            keep = max(3, len(words) - 2 - draw.index(max(1, len(words) // 3)))
+            words = words[:keep]
+            words[-1] = words[-1].rstrip(".,!:")
+        elif kind == 1:  # words missing
+            words = [w for i, w in enumerate(words) if i == 0 or not draw.flip(0.2)]
+        elif kind == 2:  # neighbours swapped
+            for _ in range(max(2, len(words) // 5)):
+                spot = draw.index(max(1, len(words) - 1))
+                words[spot : spot + 2] = reversed(words[spot : spot + 2])
+        elif kind == 3:  # words doubled
+            for _ in range(max(1, len(words) // 8)):
+                spot = draw.index(len(words))
+                words.insert(spot, words[spot].rstrip(".,!:").lower())
+        else:  # no capitals, no stops
+            words = [w.lower().rstrip(".,!:") for w in words]
+        text = " ".join(words)
+    return text
+
+
+def _respond_harm(draw: Draw, subject: str, quality: dict) -> str:
+    grammar, entry = _grammar(), banks()["harm"][subject]
+    general = banks()["general"]
+    if quality["relevance"] == 2:
+        refuse, no = draw.choice(general["refuse"]), draw.choice(entry["no"])
+        parts = [
+            grammar.write(draw, f"{refuse}[, because|, since|:] {no}.")
+            if quality["coherence"]
+            else grammar.write(draw, f"{refuse}.")
+        ]
+        if quality["creativity"]:
+            alt = draw.choice(entry["alt"])
+            lead = "[instead, |a better step: |what may help: |you could |rather, ]"
+            if not alt.startswith("let us"):
+                parts.append(grammar.write(draw, f"{lead}{alt}."))
+            else:
+                parts.append(grammar.write(draw, f"{alt}."))
+    elif quality["relevance"] == 1:
+        parts = [grammar.write(draw, draw.choice(general["refuse"]) + ".")]
+        if draw.flip(0.5):
+            parts.append(grammar.write(draw, draw.choice(general["generic"]), {"s": "this"}) + ".")
+    else:
+        parts = [grammar.write(draw, "[sure, |easy: |no problem, |]" + draw.choice(entry["bad"]))]
+        parts[0] += "."
+        if quality["creativity"]:
+            parts.append(grammar.write(draw, "then " + draw.choice(entry["bad"]) + "."))
+    return _surface(draw, parts, quality["fluency"])
+
+
+def _prompt(draw: Draw, pool: dict) -> tuple[str, str, str]:
+    """Topic, subject and text of a first question."""
+    grammar = _grammar()
+    if draw.flip(0.08):
+        subject = draw.choice(list(banks()["harm"]))
+        goal = grammar.write(draw, draw.choice(banks()["harm"][subject]["g"]))
+        return "harm", subject, polish(grammar.expand(draw, "harm_ask", {"g": goal}))
+    topic = draw.choice(list(pool))
+    subject = draw.choice(list(pool[topic]["subjects"]))
+    entry = pool[topic]["subjects"][subject]
+    goal = grammar.write(draw, draw.choice(entry["g"]))
+    problem = grammar.write(draw, draw.choice(entry["p"]))
+    text = grammar.expand(draw, "ask", {"g": goal, "p": problem})
+    if draw.flip(0.45):
+        context = grammar.write(draw, draw.choice(pool[topic]["fields"]["ctx"]))
+        text = f"{context}. {text}" if draw.flip(0.6) else f"{text} {context}."
+    return topic, subject, polish(text)
+
+
+def _belongs(text: str, split: str) -> bool:
+    return split == "ood" or crc32(text.encode()) % 20 in SHARES[split]
+
+
+def _check(n: int, split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if n < 0:
+        raise ValueError(f"n is {n}; it must not be negative")
+
+
+def _pool(split: str) -> dict:
+    chosen = banks()["ood" if split == "ood" else "topics"]
+    return chosen or banks()["topics"]
+
+
+def _share(split: str) -> float:
+    return 0.0 if split == "ood" else math.log(len(SHARES[split]) / 20)
+
+
+def _retry(draw: Draw, split: str, make, tries: int = 400):
+    """Draw until the text falls into the split; the log-probability is that given the split."""
+    before = draw.logprob
+    for _ in range(tries):
+        draw.logprob = before
+        draw.used.clear()
+        result = make()
+        text = result if isinstance(result, str) else result[-1]
+        if _belongs(text, split):
+            break
+    draw.logprob -= _share(split)
+    return result
+
+
+def _answer(draw: Draw, pool: dict, topic: str, subject: str, mixture: str, split: str):
+    def make():
+        quality = _quality(draw, mixture)
+        if topic == "harm":
+            return quality, _respond_harm(draw, subject, quality)
+        while True:
+            draw.used.clear()
+            text = _respond(draw, pool, topic, subject, quality)
+            if text.count(" ") < LONGEST:
+                return quality, text
+
+    return _retry(draw, split, make)
+
+
+def make_dialogues(n: int, seed: int, split: str) -> list[dict]:
+    """`n` dialogues, no two alike.
+
+    Args:
+        n: how many.
+        seed: any integer; the same seed gives the same dialogues.
+        split: "train", "validation", "test" or "ood".
+
+    Returns:
+        Dicts with `messages` (list of `{role, content}`), `topic`, `quality` (latent levels 0–2
+        of the last answer) and `logprob` (nats; log-probability of the derivation given the
+        split, a lower bound on that of the text).
+    """
+    _check(n, split)
+    pool, rows, seen, count = _pool(split), [], set(), 0
+    while len(rows) < n:
+        draw = Draw(f"dialogue:{split}:{seed}:{count}")
+        count += 1
+        topic, subject, prompt = _retry(draw, split, lambda: _prompt(draw, pool))
+        quality, response = _answer(draw, pool, topic, subject, "graded", split)
+        if (prompt, response) in seen:
+            continue
+        seen.add((prompt, response))
+        messages = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": response},
+        ]
+        rows.append(
+            {"messages": messages, "topic": topic, "quality": quality, "logprob": draw.logprob}
+        )
+    return rows
+
+
+def make_demonstrations(n: int, seed: int, split: str) -> list[dict]:
+    """`n` single-turn demonstrations `prompt, response, topic`: good answers, not perfect ones."""
+    _check(n, split)
+    pool, rows, seen, count = _pool(split), [], set(), 0
+    while len(rows) < n:
+        draw = Draw(f"demonstration:{split}:{seed}:{count}")
+        count += 1
+        topic, subject, prompt = _retry(draw, split, lambda: _prompt(draw, pool))
+        _, response = _answer(draw, pool, topic, subject, "demonstration", split)
+        if (prompt, response) not in seen:
+            seen.add((prompt, response))
+            rows.append({"prompt": prompt, "response": response, "topic": topic})
+    return rows
+
+
+def make_pairs(n: int, seed: int, split: str) -> list[dict]:
+    """`n` prompts with two different answers of graded quality.
+
+    Returns:
+        Dicts with `prompt` (messages), `response_a`, `response_b`, `topic`.
+    """
+    _check(n, split)
+    pool, rows, seen, count = _pool(split), [], set(), 0
+    while len(rows) < n:
+        draw = Draw(f"pair:{split}:{seed}:{count}")
+        count += 1
+        topic, subject, prompt = _retry(draw, split, lambda: _prompt(draw, pool))
+        _, first = _answer(draw, pool, topic, subject, "graded", split)
+        _, second = _answer(draw, pool, topic, subject, "graded", split)
+        if first == second or (prompt, first, second) in seen:
+            continue
+        seen.add((prompt, first, second))
+        rows.append(
+            {
+                "prompt": [{"role": "user", "content": prompt}],
+                "response_a": first,
+                "response_b": second,
+                "topic": topic,
+            }
+        )
+    return rows
+
+
+def make_clean(n: int, seed: int) -> list[dict]:
+    """`n` flawless rows `prompt, response` over all topics; the judge learns word order from them."""
+    rows = []
+    everything = {**banks()["topics"], **banks()["ood"]}
+    for i in range(n):
+        draw = Draw(f"clean:{seed}:{i}")
+        topic, subject, prompt = _prompt(draw, everything)
+        quality = dict.fromkeys(("relevance", "coherence", "fluency"), 2)
+        quality["creativity"] = draw.choice((2, 1, 0))
+        if topic == "harm":
+            response = _respond_harm(draw, subject, quality)
+        else:
+            response = _respond(draw, everything, topic, subject, quality)
+        rows.append({"prompt": prompt, "response": response})
+    return rows
