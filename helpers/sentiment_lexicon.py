@@ -1,0 +1,1138 @@
+"""The opinion words that `helpers.sentiment` knows: plain lists, easy to read and to extend.
+
+Each line of a list is one word or phrase.  In a phrase "_" stands for any one word and "~" for up
+to three; words of the verb lists are matched in every form (drag, drags, dragged, dragging).
+"""
+
+from __future__ import annotations
+
+STRONG, PLAIN, MILD = 1.0, 0.7, 0.4
+
+POSITIVE = {
+    STRONG: """
+superb superbly brilliant brilliantly wonderful wonderfully marvellous marvelous marvellously
+magnificent magnificently outstanding terrific fantastic excellent excellently masterpiece
+masterpieces masterful masterly masterfully breathtaking breathtakingly stunning stunningly
+gorgeous gorgeously glorious gloriously ravishing spellbinding dazzling dazzlingly unforgettable
+exceptional exceptionally perfect perfectly perfection sublime phenomenal astonishing
+astonishingly amazing amazingly incredible incredibly extraordinary exquisite exquisitely
+flawless flawlessly genius triumph triumphs triumphant enthralling exhilarating electrifying
+hilarious hilariously spectacular first-rate top-notch mesmerising mesmerizing riveting
+fabulous splendid splendidly gem gems tour-de-force virtuoso stellar faultless impeccable
+impeccably matchless peerless unmissable must-see fascinating fascinatingly sparkling
+awe-inspiring jaw-dropping wondrous heavenly ace priceless
+""",
+    PLAIN: """
+good great fine lovely delightful delightfully charming charmingly impressive impressively
+enjoyable engaging engagingly appealing rewarding accomplished refreshing refreshingly admirable
+admirably pleasing beautiful beautifully elegant elegantly luminous painterly striking strikingly
+witty wittily sharp eloquent eloquently quotable crackling gripping clever cleverly ingenious
+ingeniously inventive inventively imaginative imaginatively original absorbing satisfying
+satisfyingly moving movingly touching touchingly poignant poignantly uplifting heartwarming
+heart-warming heartfelt convincing convincingly believable believably credible credibly nuanced
+assured assuredly subtle subtly funny funnily funnier funniest droll inspired inspiring haunting
+hauntingly memorable memorably evocative evocatively stirring likeable likable lovable loveable
+sympathetic well-drawn complex magical magically enchanting enchantingly rich immersive authentic
+authentically atmospheric confident confidently deft deftly graceful gracefully sensitive
+sensitively bold boldly seamless seamlessly handsome handsomely best love loved loves loving joy
+joyful joyous joyously delight delights delighted treat pleasure treasure charm charms grace
+warmth tenderness tenderly beauty poetry poetic wit marvel marvels thrilling thrillingly exciting
+suspenseful entertaining entertained hooked intelligent intelligently smart thoughtful
+thoughtfully skilful skilfully skillful talented talent wise profound profoundly compelling
+compellingly captivating irresistible delicious deliciously sparkle radiant radiantly vivid vividly
+brave daring fresh winning superior remarkable remarkably strong strongly tender humane honest
+honestly-told truthful truthfully well-made well-acted well-written well-crafted well-judged
+well-built well-paced well-observed well-cast finest praise praised recommend recommended
+recommends happy grateful glad captivated moved enchanted mesmerised impressed thrilled charmed
+spellbound laughed laughing-out-loud crisp taut tautly brisk briskly exuberant exuberantly
+infectious ambitious dignity lyrical lyrically enthusiasm masterclass classic
+fun loveliest favourite favorite effortless effortlessly immaculate immaculately sumptuous
+lavish lavishly lush opulent hypnotic bewitching bewitchingly delicate delicately
+better wonder wonders gifted gift chemistry bliss blissful winner nimble nimbly
+impressing artful artfully ravished richly sparkled blessing kudos applause applauded
+superlative sensational sensationally compassion compassionate compassionately
+""",
+    MILD: """
+decent decently solid solidly competent competently nice nicely pleasant pleasantly watchable
+warm warmly natural naturally lively livelier restrained coherent coherently plausible plausibly
+surprising surprisingly-good tuneful melodious sly slyly mischievous mischievously tightly unhurried
+earned generous generously fluent fluently worthwhile amusing amusingly sincere sincerely
+well-meant handsome easygoing breezy breezily agreeable agreeably interesting interestingly worthy
+quirky tidy smooth smoothly polished sound soundly reliable reliably sturdy gentle gently cosy
+endearing endearingly amiable amiably cheerful cheerfully neat neatly eerie fair fairly-told
+lucid lucidly economical economically careful carefully precise precisely-cut promising
+enjoyed enjoy enjoying enjoys liked likes liking admire admired admires skill skills courage
+depth rewarded affection smiling craft craftsmanship flair vivacity energy verve zest freshness
+invention imagination originality intelligence wisdom subtlety elegance humanity insight
+insights insightful memorable-enough merits merit strength strengths conviction welcome
+""",
+}
+
+NEGATIVE = {
+    STRONG: """
+terrible terribly-made awful atrocious atrociously abysmal abysmally appalling appallingly
+dreadful ghastly horrible horrid horrendous woeful woefully pathetic pathetically hopeless
+hopelessly worst worthless rubbish garbage trash disaster disastrous disastrously catastrophe
+disgrace disgraceful insufferable unbearable unbearably unwatchable excruciating excruciatingly
+painful painfully interminable interminably endless endlessly nonsensical incoherent incoherently
+laughable laughably ludicrous ludicrously inept ineptly cringeworthy cringe cringed deafening
+depressing execrable vile lousy stinker travesty trainwreck shambles fiasco idiotic idiotically
+moronic stupid stupidly torture torturous agony insult insults insulting insultingly hideous
+hideously repulsive dire direly unendurable embarrassment embarrassing embarrassingly junk drivel
+dross hate hated hates hating detest detested loathe loathed despise despises despised
+infuriating shameful shamefully rotten useless
+""",
+    PLAIN: """
+bad badly poor poorly poorer poorest weak weakly weakest dull dullest dully boring boringly bored
+bore bores disappointing disappointingly disappointed disappointment disappointments tedious
+tediously tedium feeble feebly dismal dismally lame lamely unimpressive dreary tiresome tiresomely
+sloppy sloppily lacklustre lackluster wooden woodenly stilted unconvincing unconvincingly lifeless
+lifelessly mannered hammy forced amateurish amateurishly amateur sluggish sluggishly slack
+plodding ponderous ponderously laboured clumsy clumsily banal banality leaden corny trite
+intrusive intrusively bombastic syrupy forgettable forgettably shrill shrilly monotonous
+monotonously drab ugly ugliest shaky muddy garish murky shoddy shoddily cheap cheaply
+tacky rubbery dated abrupt abruptly sentimental rushed unsatisfying silly
+unfunny crude crudely stale juvenile childish smutty shallow one-dimensional two-dimensional
+unlikeable unlikable irritating irritatingly cardboard sterile artificial artificially bland
+blandly phoney phony oppressive heavy-handed heavy-handedly pretentious pretentiously timid
+timidly uninspired uninspiring careless carelessly predictable predictably confused confusing
+confusingly contrived derivative threadbare implausible implausibly hackneyed far-fetched muddled
+mess messy mistake mistakes fail failed fails failing failure failures flop flops flaw flaws
+flawed clichéd clichés cliché cliches platitudes pointless pointlessly mindless mindlessly empty
+soulless charmless joyless joylessly humourless humorless witless listless listlessly unoriginal
+unimaginative unconvinced annoying annoyingly annoyed annoy annoys grating obnoxious
+preachy self-indulgent overlong overblown overwrought overacted overrated miscast misjudged
+ill-judged misguided waste wasted wastes wasting regret regretted regrettable lazy lazily
+tasteless vulgar offensive nasty unpleasant unpleasantly ridiculous ridiculously absurdly
+inane vapid insipid soppy mawkish maudlin saccharine schmaltzy worse yawn yawned yawning
+cheated puerile turgid stodgy soggy limp limply toothless flat flatly flaccid faceless
+incompetent incompetently ham-fisted lumbering slog chore ordeal trial nonsense senseless
+senselessly gimmicky tawdry tired wretched wretchedly sour avoid shame fake
+inferior unbelievable-nonsense cross seasick headache despair miserable miserably misery
+manipulative exploitative laborious laboriously wearisome wearying wearily exasperating
+dud turkey tripe twaddle bilge tosh balderdash numbing mind-numbing mediocre mediocrity
+""",
+    MILD: """
+thin thinly uneven unevenly underwhelming underwhelmed overbearing grainy bland-ish
+slow slowly-paced slight slightly-built long-winded long-drawn ordinary average routine so-so
+passable-at-best conventional formulaic patchy obvious obviously-staged repetitive meandering
+rambling padded padding cold coldly distant remote messy cluttered clunky creaky wobbly wobbles
+dim dingy indifferent indifferently unremarkable middling unfocused aimless aimlessly vague
+vaguely underwritten underdeveloped undercooked half-baked half-hearted half-heartedly
+superficial superficially glib pedestrian stagey stagy gloomy glum excessive excessively
+unnecessary unnecessarily needless needlessly unclear unresolved dubious mumbles mumbled mumbling
+lost problem problems complaint complaints fault faults lacking mawkishness anodyne
+ciphers puppets idiots gloomily dislike disliked dislikes dreaded
+""",
+}
+
+# Matched in every form of the first word.
+VERBS_POSITIVE = {
+    STRONG: """
+break your heart
+take your breath away
+win your heart
+work wonders
+light up
+steal every scene
+steal the show
+steal the film
+send shivers
+cast a spell
+move you to tears
+move ~ to tears
+roar with laughter
+""",
+    PLAIN: """
+shine
+sparkle
+soar
+grip
+captivate
+enthral
+delight
+dazzle
+mesmerise
+thrill
+impress
+entertain
+convince
+enchant
+amuse
+crackle
+glow
+hold together
+ring true
+pay off
+keep ~ guessing
+reward
+come alive
+carry the ~ film
+carry every scene
+carry the weakest
+fly by
+deliver
+land exactly
+land every
+land without
+land more
+surpass
+excel
+triumph
+charm
+disappear into
+inhabit
+draw you in
+draw ~ viewer in
+draw us in
+draw anyone in
+draw me in
+bring out the best
+treat us as adults
+treat ~ with respect
+make sense
+make perfect sense
+make complete sense
+make you laugh
+make me laugh
+make us laugh
+make the most of
+bring ~ to life
+stick the landing
+bring it home
+catch the light
+catch every
+catch the mood
+stay with you
+stay with me
+linger in
+cut deep
+cut to the bone
+do justice
+please the eye
+uplift
+touch ~ heart
+warm ~ heart
+succeed
+serve the
+come from character
+come from truth
+raise a smile
+grow on you
+haunt
+take risks
+trust the audience
+pass in a flash
+enjoy myself
+enjoy every
+sound like real people
+sound true
+sound fresh
+talk like human beings
+talk the way
+look entirely real
+look worth
+send you home happy
+leave you smiling
+leave me smiling
+""",
+    MILD: """
+work
+lift
+unfold
+move along
+fit
+flow
+leaven
+add warmth
+add depth
+add mystery
+keep things ~ moving
+keep things ~ lively
+keep the story ~ moving
+keep the story ~ lively
+build tension
+build suspense
+find truth
+find humour
+find tenderness
+find beauty
+hold the eye
+hold the attention
+hold attention
+hold your attention
+hold my attention
+matter to us
+balance
+tie everything
+tie the threads
+earn
+leave room
+leave no time
+feel real
+feel alive
+feel lived-in
+feel like people
+feel authentic
+say more than
+create a whole
+create a convincing
+turn a plain
+understand these people
+""",
+}
+VERBS_NEGATIVE = {
+    STRONG: """
+insult ~ intelligence
+collapse
+botch
+bungle
+sink the
+sink every
+hurt the eyes
+hurt the ears
+bore ~ to tears
+bore ~ to death
+betray
+want my money back
+want two hours
+fall asleep
+scrape the bottom
+test ~ patience
+try ~ patience
+die on
+infuriate
+stink
+suck
+""",
+    PLAIN: """
+drag
+bore
+annoy
+irritate
+infuriate
+fall apart
+fall flat
+fall short
+ring false
+sound false
+make no sense
+go nowhere
+lead nowhere
+run out of
+creak
+sag
+crawl
+outstay
+overstay
+misfire
+fizzle
+grate
+clunk
+drown
+overdo
+ruin
+wreck
+spoil
+mar
+smother
+suffocate
+stifle
+squander
+waste
+lose its way
+lose their way
+lose the thread
+lose interest
+disappoint
+flounder
+founder
+stumble
+plod
+wear thin
+get on your nerves
+get on my nerves
+leave you cold
+leave me cold
+leave us cold
+make you wince
+make me wince
+make you cringe
+make you seasick
+mumble
+sleepwalk
+cheat
+duck
+tell you what to feel
+tell us what to feel
+come out of nowhere
+explain everything
+explain nothing
+fake
+mistake noise
+mistake gloom
+mistake length
+distract
+evaporate
+bewilder
+alienate
+patronise
+lecture
+fail
+lack
+lack feeling
+lack focus
+lack warmth
+lack courage
+lack conviction
+lack any
+look bored
+look lost
+look embarrassed
+look fake
+look like cardboard
+look cheap
+sound like a manual
+sound translated
+miss the mark
+miss the point
+check the time
+check my watch
+look at my watch
+scoff
+shake my head
+walk out
+doze off
+nod off
+yawn
+contradict
+exhaust
+weary
+tire
+pall
+repeat what
+resort to
+""",
+    MILD: """
+wobble
+hide more
+hide the action
+meander
+ramble
+struggle
+remain cardboard
+rely on
+lean on
+try too hard
+""",
+}
+
+PHRASES_POSITIVE = {
+    STRONG: """
+work of genius
+stroke of genius
+tour de force
+second to none
+on the edge of my seat
+on the edge of your seat
+edge of my seat
+walking on air
+rarely been better
+never been better
+seldom been better
+could not be better
+can't be beaten
+never seen ~ so beautiful
+never seen ~ so lovely
+not a dry eye
+not to be missed
+not miss
+don't miss
+cannot recommend it ~ enough
+can't recommend it ~ enough
+cannot praise
+can't praise
+best thing about
+as good as anything
+highly recommended
+do not miss
+would have been happy
+nothing short of
+""",
+    PLAIN: """
+earns its place
+hard to fault
+nothing is wasted
+worth every
+worth seeing
+worth watching
+worth quoting
+worth writing
+worth it
+well worth
+is worth
+at its best
+in a league
+in another league
+better in every way
+holds up
+lump in my throat
+lump in the throat
+dry eye
+laughed out loud
+laughed until i cried
+laughed more than i have
+wanting more
+more please
+out to be a hit
+see it again
+watch it again
+gladly see
+see it tonight
+see it twice
+do yourself a favour and see
+do yourself a favour and watch
+seen nothing better
+could have spent another
+could have spent ten
+rewards patience
+a stroke of luck
+well spent
+good use
+real people
+true to life
+like a glove
+cared deeply
+cared about
+i cared
+you care
+we care
+root for them
+room to breathe
+room for the characters
+no time to get bored
+before you know it
+in a flash
+a lot of heart
+has heart
+real heart
+full of heart
+with heart
+full of life
+full of surprises
+deserves every
+deserves ~ praise
+deserves ~ prize
+deserves ~ award
+deserves ~ attention
+deserve the largest
+deserve to become
+knows exactly what
+knows when to
+knows how to
+has a ~ ear for
+has an eye for
+has a ~ eye for
+has a gift
+fine eye
+sure hand
+master's hand
+light touch
+so vivid
+with style
+in style
+with love
+with care
+with ease
+with skill
+goes straight to the heart
+right note
+right notes
+exactly right
+just right
+spot on
+is fair
+on every promise
+so much more than
+the goods
+a real punch
+no complaints
+my only complaint
+only complaint is
+nothing to dislike
+find fault
+to find fault
+sorry when the lights came up
+sorry to see it end
+sorry it ended
+did not want ~ to end
+didn't want ~ to end
+did not want to leave
+didn't want to leave
+forgot that i was sitting
+forgot the time
+stayed to cheer
+ounce of fat
+loose thread
+would follow
+thumbs up
+high point
+high points
+a must
+in its own right
+comic gem
+so funny
+one of the best
+of the year
+cinch
+speechless with
+couldn't look away
+could not look away
+held my breath
+gave me goosebumps
+goosebumps
+tears in my eyes
+moved to tears
+highest praise
+wanted to write down
+bought the soundtrack
+ordered the soundtrack
+humming the theme
+humming the main tune
+you believe every
+you believe in
+you can almost
+so moved
+could hang in a gallery
+pleasure to look at
+shivers down
+tell half the story
+bigger than its budget
+a class of its own
+on top form
+takes flight
+hits home
+hits the mark
+hits the spot
+time well spent
+flew by
+went by in a flash
+ask for more
+asked for more
+stands out
+stand out
+stood out
+sends you out
+""",
+    MILD: """
+no regrets
+is planted with care
+both surprising and fair
+never cheats
+no fuss
+has its moments
+nothing wrong with
+not bad
+not half bad
+nothing to complain
+easy to like
+hard to resist
+hard not to
+could do worse
+on the mark
+ends on a
+ends exactly when
+ends exactly as
+as long as it needs
+lovely to
+gives ~ depth
+gives ~ charm
+some charm
+laid bare
+more invention
+more imagination
+rare skill
+with taste
+well enough
+""",
+}
+PHRASES_NEGATIVE = {
+    STRONG: """
+stay away
+stay at home
+steer clear
+a waste of
+out-acted by
+two hours of my life
+hours of my life
+money back
+my money back
+never get back
+like pulling teeth
+at all costs
+if you paid me
+not if you paid me
+cover my ears
+not for money
+beyond redemption
+beyond words bad
+want to scream
+ten-foot pole
+so bad that
+fall off a cliff
+nothing to like
+no redeeming
+without merit
+no merit
+amateur hour
+cure for insomnia
+prison sentence
+""",
+    PLAIN: """
+obvious after
+obvious from
+is obvious
+holes in the plot
+plot holes
+gaps in the logic
+guessed the
+saw ~ coming
+see ~ coming
+stitched together
+tired clichés
+walking cliché
+a walking
+leftovers
+serve no purpose
+serves no purpose
+no purpose
+no idea
+nobody cared
+no one cared
+given up
+reading from a card
+one expression
+at a stately pace
+coat stand
+did not believe
+didn't believe
+do not believe in
+not believe a
+no spark
+any spark
+no chemistry
+no tension
+no sense of
+no personality
+feel like hours
+feel like four hours
+feel like a week
+feel like a prison
+feels like hours
+fell asleep
+nearly fell asleep
+looked at my watch
+checked the time
+cut half an hour
+half an hour too long
+hour too long
+too long
+too many of them
+far too
+goes on too long
+goes on for ever
+goes on forever
+scissors
+lands with a thud
+with a thud
+committee wrote
+as if a committee
+tin ear
+wince
+better lines on
+better films
+nobody has ever talked
+nobody talks like
+like actors in an advertisement
+announce their feelings
+school play
+soap opera
+to death
+translated twice
+from a manual
+as if we were children
+as if we were idiots
+sledgehammer
+by the drumbeat
+asleep at
+in syrup
+too dark
+shot through a
+on a broken phone
+look away
+feel ill
+shame a
+car park
+zip on the costume
+see the strings
+see the edge
+where the ideas should
+instead of ideas
+noise and nothing
+like cardboard
+damp firework
+shaking my head
+feeling cheated
+what little was left
+as if the film had run out
+nobody ~ laughed
+no one laughed
+nobody laughed
+out of pity
+laughed more at
+older than i am
+wears out its welcome
+wear out its welcome
+outstay its welcome
+not have cared less
+n't have cared less
+could not care less
+couldn't care less
+couldn't have cared less
+care less
+nobody to like
+nobody to root
+no one to root
+no one to like
+like idiots
+mere clichés
+no human being
+never rises above
+never rise above
+never gets going
+never takes off
+more tension in a
+more tension waiting
+waiting room
+tax office
+too clean to be
+might as well be
+second-hand
+in no way
+bottom of the barrel
+not trust
+nobody was in charge
+takes no risks
+take no risks
+no fresh idea
+no original idea
+nothing new
+heard it all before
+seen it all before
+seen it before
+nothing to offer
+going through the motions
+go through the motions
+goes through the motions
+by the numbers
+paint by numbers
+watching paint dry
+miss it
+skip it
+give it a miss
+don't bother
+do not bother
+not bother
+save your money
+save yourself
+look elsewhere
+nothing to write home
+waste of time
+waste of money
+not worth
+not recommended
+nothing to recommend
+no praise
+my only pleasure
+only pleasure was
+glad when ~ over
+glad when the lights came up
+glad when it
+relieved when
+stayed to yawn
+never forgot that i was sitting
+wanting less
+warn you
+warned
+beware
+left me cold
+shot in the foot
+what were they thinking
+what was ~ thinking
+out of ideas
+out of steam
+paper-thin
+wafer-thin
+skin-deep
+thumbs down
+low point
+on autopilot
+phoned in
+phones it in
+phoning it in
+one-note
+off the mark
+wide of the mark
+flat as a
+fit to carry
+student film
+amateur work
+is a trial
+a chore
+hard work
+hard to sit through
+hard to care
+hard to watch
+hard to follow
+sit through
+suffer through
+get through it
+left early
+walked out
+the exit
+the door handle
+not even
+on its knees
+""",
+    MILD: """
+could be better
+could have been better
+should have been better
+might have been better
+nothing special
+room for improvement
+one twist too many
+neither here nor there
+not enough
+too little
+too much
+too many
+too loud
+too slow
+too clever for
+too pleased with
+too neat
+does not add up
+doesn't add up
+left me wanting
+so what
+who cares
+""",
+}
+
+# Phrases that look like opinions and are none: they take their words out of play.
+NEUTRAL = """
+a good deal
+good evening
+good morning
+good night
+good while
+a great deal
+a great many
+great aunt
+no sound
+sound of
+sound design
+sound effects
+sounds like
+sound as if
+fine art
+special effects
+well known
+best friend
+best man
+best seller
+so far
+too
+at least
+at last
+last act
+second act
+fun fair
+lost property
+lost his
+lost her
+lost their
+my favourite podcast
+fair enough
+at work
+to work
+works in
+works as
+working in
+work in
+work on
+works for
+of work
+my work
+her work
+his work
+smart phone
+cold beer
+love story
+love stories
+love affair
+fall in love
+falls in love
+fell in love
+falling in love
+in love
+first love
+true love
+love of
+someone you love
+love letter
+fine day
+the worst of
+poor man
+poor woman
+slow motion
+with conviction
+by the way
+the other day
+lost a letter
+on a cold
+cross the
+i did not think anything could be worse than
+think anything could be worse
+""".strip().splitlines()
+
+ADVERBS_UP = set(
+    "very really truly utterly extremely deeply thoroughly absolutely incredibly remarkably so "
+    "positively decidedly downright completely totally wonderfully terribly immensely hugely "
+    "consistently exceptionally unbelievably genuinely always seriously insanely such".split()
+)
+ADVERBS_DOWN = set(
+    "quite rather fairly somewhat slightly mostly sometimes occasionally a-bit partly nearly "
+    "almost reasonably moderately mildly often passably vaguely relatively perhaps".split()
+)
+# Word → how many words further on it may still turn an opinion.
+NEGATORS = {
+    "not": 7, "never": 7, "no": 4, "hardly": 5, "scarcely": 5, "barely": 5, "rarely": 5,
+    "seldom": 5, "nothing": 5, "nobody": 6, "none": 6, "neither": 4, "nor": 6, "without": 4,
+    "cannot": 7, "lack": 3, "lacks": 3, "lacking": 3, "lacked": 3, "refuse": 4, "refuses": 4,
+    "refused": 4, "fail": 3, "fails": 3, "failed": 3, "avoids": 3, "avoid": 3, "n't": 7,
+    "nowhere": 4, "stops": 2, "isnt": 6, "dont": 6, "doesnt": 6, "wasnt": 6, "didnt": 6,
+    "cant": 6, "least": 2, "resists": 3, "resist": 3, "escapes": 3,
+}
+
+# Nouns that are not the film: opinions about them do not count.
+OTHER_THINGS = set(
+    """
+popcorn crisps nachos pizza pasta curry dinner supper lunch breakfast coffee tea beer wine ice-cream
+sandwich sandwiches soup meal restaurant waiter snack snacks cake seat seats chair chairs armchair
+sofa cushion cushions usher bus train tram taxi flight airline ferry journey traffic weather evening
+night afternoon morning rain snow storm-outside cold cough headache-tablet flu sneeze toothache
+organ curtain curtains foyer carpet cinema cinema's theatre queue ticket tickets parking heating
+air-conditioning projector subtitles hotel holiday weekend week month summer winter birthday party
+neighbour neighbours brother sister aunt uncle cousin colleague colleagues boss dentist doctor
+grandmother grandfather secret secrets surgeon locksmith violinist driver detective widow smuggler
+schoolteacher teacher beekeeper clockmaker journalist priest boxer accountant ferryman botanist
+player translator soldier nun magician plumber pilot photographer baker thief keeper gardener judge
+cellist miner nurse poet spy waitress farmer postman tailor astronomer sculptor murder crime debt
+war marriage divorce accident illness inheritance dog cat horse umbrella shoes coat hat jumper
+meeting office job exam day haircut football match jury bathroom toilets toilet escalator lift
+smell perfume mother-in-law housekeeper butler captain lawyer mayor chef cook painter pianist
+singer dancer engineer carpenter barber fisherman sailor librarian clerk inspector duchess count
+baron general colonel orphan twin twins stepmother stepfather landlord landlady lodger uncle's
+father mother husband wife son daughter bicycle car motorbike radio umbrella rival bakery village
+bargain mistake-of-youth lie promise quarrel-at-home temper dream fever wound
+""".split()
+)
+
+FUNCTION_WORDS = set(
+    """
+a an the this that these those my your his her its our their some any no every each all both
+either neither much many more most few little less least several such what which who whom whose
+i me you he him she it we us they them myself yourself himself herself itself ourselves themselves
+one someone somebody anyone anybody everyone everybody nobody nothing something anything everything
+there here where when why how is are was were be been being am do does did doing done have has had
+having will would shall should can could may might must ought cannot don't doesn't didn't isn't
+aren't wasn't weren't won't wouldn't can't couldn't i'm i've i'd it's that's there's he's she's
+they're you're we're let's of in on at by for with from to into onto about over under after before
+between through during without within against among around behind beside besides beyond above below
+across along upon off out up down near until till since than as if and or but nor so yet because
+although though while whereas unless whether not never ever just only even also too very quite
+rather really again then now still already always often once twice soon well almost enough perhaps
+indeed however instead like than else two three four five six seven eight nine ten first second
+third last same other another own back away
+""".split()
+)
+
+_IRREGULAR = {
+    "be": ("is", "are", "was", "were", "been", "being"),
+    "fall": ("fell", "fallen"), "make": ("made",), "lose": ("lost",), "go": ("went", "gone"),
+    "run": ("ran",), "ring": ("rang", "rung"), "hold": ("held",), "keep": ("kept",),
+    "steal": ("stole", "stolen"), "break": ("broke", "broken"), "win": ("won",),
+    "take": ("took", "taken"), "come": ("came",), "light": ("lit",), "send": ("sent",),
+    "fly": ("flew", "flown"), "shine": ("shone",), "leave": ("left",), "feel": ("felt",),
+    "stick": ("stuck",), "bring": ("brought",), "catch": ("caught",), "draw": ("drew", "drawn"),
+    "find": ("found",), "grow": ("grew", "grown"), "build": ("built",), "sink": ("sank", "sunk"),
+    "overdo": ("overdid", "overdone"), "wear": ("wore", "worn"), "tell": ("told",),
+    "do": ("did", "done"), "get": ("got",), "say": ("said",), "pay": ("paid",), "cut": (),
+    "stink": ("stank",), "hide": ("hid", "hidden"), "understand": ("understood",),
+    "give": ("gave", "given"), "lead": ("led",), "mistake": ("mistook", "mistaken"),
+    "creep": ("crept",), "sleepwalk": ("sleepwalked",), "shake": ("shook", "shaken"), "cast": (),
+    "hurt": (), "rely": ("relied",), "outstay": (), "lean": ("leant",), "spoil": ("spoilt",),
+    "speak": ("spoke",), "rise": ("rose", "risen"), "drive": ("drove", "driven"), "pass": (),
+    "stand": ("stood",), "weep": ("wept",), "tie": (), "die": (), "nod": (), "try": (),
+}
+_DOUBLE = {
+    "drag", "sag", "grip", "plod", "nod", "mar", "get", "win", "cut", "run", "fit", "stick-up",
+    "scrap", "stop", "let", "slip", "trip", "flop", "step", "pop", "hit", "enthral", "sit", "put",
+}
+
+
+def inflect(verb: str) -> set[str]:
+    """All forms of an English verb: drag → drag, drags, dragged, dragging."""
+    forms = {verb, *_IRREGULAR.get(verb, ())}
+    if verb.endswith(("s", "x", "z", "ch", "sh", "o")):
+        forms.add(verb + "es")
+    elif verb.endswith("y") and verb[-2] not in "aeiou":
+        forms |= {verb[:-1] + "ies", verb[:-1] + "ied"}
+    else:
+        forms.add(verb + "s")
+    if verb in _DOUBLE:
+        forms |= {verb + verb[-1] + "ed", verb + verb[-1] + "ing"}
+    elif verb.endswith("ie"):
+        forms |= {verb + "d", verb[:-2] + "ying"}
+    elif verb.endswith("e") and not verb.endswith("ee"):
+        forms |= {verb + "d", verb[:-1] + "ing"}
+    else:
+        forms |= {verb + "ing"}
+        if not (verb.endswith("y") and verb[-2] not in "aeiou"):
+            forms.add(verb + "ed")
+    return forms
+
+
+def build_lexicon() -> dict[tuple[str, str], float]:
+    """(phrase, lemma) → signed strength, 0 for phrases that only look like opinions."""
+    lexicon: dict[str, tuple[str, float]] = {}
+    for sign, groups in ((1.0, POSITIVE), (-1.0, NEGATIVE)):
+        for strength, words in groups.items():
+            for word in words.split():
+                lexicon.setdefault(word, (word, sign * strength))
+    for sign, groups in ((1.0, VERBS_POSITIVE), (-1.0, VERBS_NEGATIVE)):
+        for strength, lines in groups.items():
+            for line in lines.strip().splitlines():
+                verb, _, rest = line.partition(" ")
+                for form in inflect(verb):
+                    phrase = f"{form} {rest}".strip()
+                    lexicon.setdefault(phrase, (line, sign * strength))
+    for sign, groups in ((1.0, PHRASES_POSITIVE), (-1.0, PHRASES_NEGATIVE)):
+        for strength, lines in groups.items():
+            for line in lines.strip().splitlines():
+                lexicon.setdefault(line, (line, sign * strength))
+    for line in NEUTRAL:
+        lexicon[line] = (line, 0.0)
+    return {(phrase, lemma): value for phrase, (lemma, value) in lexicon.items()}
