@@ -5,34 +5,19 @@ nor transformers is read before something needs them.
 """
 
 import importlib
-
-_MODULES = (
-    "course",
-    "data",
-    "errors",
-    "evaluation",
-    "exercises",
-    "feedback",
-    "generation",
-    "gridworld",
-    "models",
-    "plots",
-    "ppo",
-    "ppo_trainer",
-    "profiles",
-    "reward",
-    "sentiment",
-    "trl_adapter",
-    "widgets",
-    "world",
-)
+import pkgutil
 
 
 def __getattr__(name):
-    if name in _MODULES:
+    if name in _modules():
         return importlib.import_module(f"helpers.{name}")
     raise AttributeError(f"module 'helpers' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_MODULES])
+    return sorted([*globals(), *_modules()])
+
+
+def _modules():
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in found if not name.startswith("_")]

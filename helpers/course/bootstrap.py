@@ -82,17 +82,17 @@ def ensure(cpu=None):
         return
     python = python_of(VENV)
     if _version(python) is None:
-        if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
             raise UserError(
                 "This Python has no venv module, which the course's environment needs; install it "
                 "(on Debian and Ubuntu: `apt install python3-venv`) and run the same command again."
             )
         print(f"Making {VENV.name} with Python {sys.version.split()[0]} …", flush=True)
         _call([sys.executable, "-m", "venv", "--clear", str(VENV)],
-              f"{VENV.name} could not be made (its message stands above); is there room on the disk?")
+              f"{VENV.name} could not be made (the reason stands above); is the disk full?")
     STAMP.unlink(missing_ok=True)
-    print("Installing the packages of requirements.txt; the first time takes minutes and gigabytes …",
-          flush=True)
+    print("Installing the packages of requirements.txt; the first time takes minutes and "
+          "gigabytes …", flush=True)
     wheels = ["--extra-index-url", CPU_WHEELS] if cpu else []
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
     failed = (

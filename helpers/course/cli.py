@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise UserError(f"{message[:1].upper()}{message[1:]} (`python -m helpers --help` lists all).")
+        raise UserError(f"{message}; `python -m helpers --help` lists what there is.")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--phase", help="sft, reward, ppo, eval or full")
     run.add_argument("--notebooks", metavar="NN,NN", help="numbers, such as 04,05")
     for sub in (course, run):
-        sub.add_argument("--profile", default="embedded", help="embedded, gpt2, a100 or a YAML file")
+        sub.add_argument("--profile", default="embedded", 
+                         help="embedded, gpt2, a100 or a YAML file")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                          help="override a setting, such as ppo.kl_coef=0.1; may be repeated")
         sub.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE",

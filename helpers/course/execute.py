@@ -68,7 +68,7 @@ def clock(seconds: float) -> str:
 
 def declared_parameters(path: Path) -> list[str]:
     """Names assigned in the cell tagged `parameters`."""
-    for cell in _read(path)["cells"]:
+    for cell in read_notebook(path)["cells"]:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             tree = ast.parse("".join(cell["source"]))
             targets = [
@@ -91,7 +91,8 @@ def check_parameters(path: Path, names: list[str]) -> None:
             )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_notebook(path: Path) -> dict[str, Any]:
+    """A notebook as plain data; a file that is none is a UserError."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -157,6 +158,7 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
         "PYTHONPATH": os.pathsep.join(
             [str(_root()), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "RLHF_NO_PROGRESS": "1",  # nobody watches the bars inside
     }
 
     class CourseEngine(NBClientEngine):
@@ -178,6 +180,8 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
                 begin(cell, cell_index, **more)
 
             nb_man.cell_start = cell_start
+            if on_cell:
+                on_cell(0, len(code), "starting the kernel")
             return client.execute(env=env)
 
     papermill_engines.register("course", CourseEngine)

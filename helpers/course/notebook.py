@@ -202,9 +202,9 @@ def pipeline(number: str) -> None:
         axes.add_patch(FancyBboxPatch(
             (column, 0.14), 0.76, 0.72, boxstyle="round,pad=0.02,rounding_size=0.06",
             facecolor="#b3480f" if lit else "#5c6f82", edgecolor="none", mutation_aspect=1.4))
-        for y, text, weight in ((0.72, step, "normal"), (0.5, name, "bold"), (0.28, makes, "normal")):
-            axes.text(column + 0.38, y, text, ha="center", va="center", color="white",
-                      fontsize=9, fontweight=weight, family="DejaVu Sans")
+        for y, text in ((0.72, step), (0.5, name), (0.28, makes)):
+            axes.text(column + 0.38, y, text, ha="center", va="center", color="white", fontsize=9,
+                      fontweight="bold" if text == name else "normal", family="DejaVu Sans")
         if column < len(STEPS) - 1:
             axes.annotate("", (column + 0.97, 0.5), (column + 0.79, 0.5), annotation_clip=False,
                           arrowprops={"arrowstyle": "-|>", "color": "#8a97a5", "lw": 1.6})

@@ -134,7 +134,7 @@ def run(
     broken = [(r["notebook"], b) for r in rows for b in r.get("bounds", []) if not b["ok"]]
     if broken and enforce:
         for stem, bound in broken:
-            _say(f"{stem}: the bound {bound['bound']} does not hold: {bound['detail']}.", sys.stderr)
+            _say(f"{stem}: {bound['bound']} does not hold: {bound['detail']}.", sys.stderr)
         return 1
     return 0
 
@@ -153,7 +153,8 @@ def _parameters(paths, profile, overrides, seed, own) -> dict[Path, dict[str, An
     declared = {path: execute.declared_parameters(path) for path in paths}
     for name in own:
         if name in OWN:
-            raise UserError(f"--parameter {name}: use the option --{name.replace('overrides', 'set')}.")
+            option = "--set" if name == "overrides" else f"--{name}"
+            raise UserError(f"--parameter {name}: use the option {option}.")
         if not any(name in names for names in declared.values()):
             there = sorted({n for names in declared.values() for n in names} - set(OWN))
             raise UserError(

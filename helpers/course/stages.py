@@ -25,15 +25,18 @@ from helpers.errors import UserError
 
 # stage: (number of the notebook that makes it, settings it depends on)
 MAKERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "base": ("", ("data.*", "models.base", "models.scratch.*")),
+    "classifier": ("", ("data.reviews", "data.review_limit", "models.scratch.classifier_*")),
     "sft": ("03", ("dtype", "data.*", "models.*", "sft.*")),
     "reward_model": ("04", ("dtype", "data.*", "models.*", "sft.*", "reward.*")),
     "ppo": ("05", ("dtype", "data.*", "models.*", "sft.*", "reward.*", "ppo.*")),
     "ppo_trl": ("06", ("dtype", "data.*", "models.*", "ppo_trl.*")),
 }
-BASES = ("base", "classifier")
+BASES = ("base", "classifier")  # made by a function, where they are made at all
 # What changes how a stage is judged, or what only another stage reads, does not make it stale.
 NOT_MADE_OF = {
     "*": ("data.root", "*.eval_rows", "*.eval_pairs", "*.eval_prompts", "ppo_trl.best_of"),
+    "base": ("models.scratch.classifier_*",),
     "sft": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy",
             "models.reward_base", "models.quantise"),
     "reward_model": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy"),
@@ -180,13 +183,13 @@ def relevant_settings(stage: str, settings) -> dict[str, Any]:
     from helpers.profiles import flatten
 
     flat = flatten(settings.as_dict())
-    keep = MAKERS[stage][1] if stage in MAKERS else ("dtype", "data.*", "models.*")
+    keep = MAKERS[stage][1]
     drop = (*NOT_MADE_OF["*"], *NOT_MADE_OF.get(stage, ()))
     chosen = {
         key: value for key, value in flat.items()
         if any(fnmatch(key, k) for k in keep) and not any(fnmatch(key, d) for d in drop)
     }
-    if flat.get("models.base") != "scratch" and flat.get("models.classifier") != "scratch":
+    if "scratch" not in [base_source(base, settings) for base in BASES]:
         chosen = {k: v for k, v in chosen.items() if not k.startswith("models.scratch.")}
     chosen["seed"] = settings.seed
     files = _files(settings)
@@ -231,32 +234,61 @@ def folder_hash(folder: Path) -> str | None:
     return total.hexdigest()[:16]
 
 
+def base_source(stage: str, settings) -> str:
+    """`embedded`, `scratch`, a folder or a hub id: where `base` or `classifier` comes from.
+
+    Real reviews are judged by a classifier of real reviews, so there `embedded` means `scratch`.
+    """
+    source = getattr(settings.models, stage)
+    if stage == "classifier" and source == "embedded" and settings.data.reviews != "embedded":
+        return "scratch"
+    return source
+
+
 def base_place(stage: str, settings) -> Path | str:
     """Where `base` or `classifier` lives: a folder, or a hub id as text."""
     from helpers.profiles import ROOT
 
-    value = getattr(settings.models, stage)
-    if value == "embedded":
+    source = base_source(stage, settings)
+    if source == "embedded":
         return ROOT / "data" / "models" / stage
-    if value == "scratch":
+    if source == "scratch":
         return Path(settings.artifacts) / stage
-    return Path(value) if Path(value).exists() else value
+    return Path(source) if Path(source).exists() else source
 
 
 def _require_base(stage: str, settings) -> Path | str:
-    place = base_place(stage, settings)
-    value = getattr(settings.models, stage)
-    if value == "scratch":
-        from helpers import models
-
-        # The loader trains and stores what is missing; it knows by itself what is stale.
-        (models.load_base if stage == "base" else models.load_classifier)(settings)
-    elif value == "embedded" and not (place / "config.json").is_file():
+    place, source = base_place(stage, settings), base_source(stage, settings)
+    if source == "scratch":
+        reason = stale(stage, settings)
+        if reason:
+            print(f"Stage {stage} {reason}; training it from scratch.", flush=True)
+            _train_base(stage, settings)
+    elif source == "embedded" and not (place / "config.json").is_file():
         raise UserError(
             f"data/models/{stage} is missing from this copy of the course; "
             "restore it with `git checkout data/models` or make it with `python data/build.py`."
         )
     return place
+
+
+def _train_base(stage: str, settings) -> None:
+    import torch
+
+    from helpers import data, models
+
+    scratch = settings.models.scratch
+    reviews = data.load_reviews(settings, "train")
+    with torch.random.fork_rng():  # what comes after must not depend on whether this was needed
+        if stage == "base":
+            texts = [r["text"] for r in reviews] + data.load_dialogues(settings, "train")
+            held_out = [r["text"] for r in data.load_reviews(settings, "test", 200)]
+            model, tokenizer, metrics = models.train_from_scratch(
+                texts, scratch, settings.seed, validation=held_out)
+        else:
+            model, tokenizer, metrics = models.train_classifier(
+                reviews, data.load_reviews(settings, "test"), scratch, settings.seed)
+    save_stage(stage, settings, model, tokenizer, metrics)
 
 
 def expected_seconds(stem: str, settings) -> float | None:
@@ -304,5 +336,5 @@ def _versions() -> dict[str, str]:
 
 
 def _check_name(stage: str) -> None:
-    if stage not in MAKERS and stage not in BASES:
-        raise UserError(f"no stage is called {stage!r}; there are {', '.join([*BASES, *MAKERS])}.")
+    if stage not in MAKERS:
+        raise UserError(f"no stage is called {stage!r}; there are {', '.join(MAKERS)}.")

@@ -1,0 +1,35 @@
+# Every target is one `python -m helpers …` line, which works without make as well.
+PYTHON ?= python3
+PROFILE ?= embedded
+
+.PHONY: setup course test regress bench data sync lab lint doctor
+
+setup:
+	$(PYTHON) -m helpers setup
+
+course:
+	$(PYTHON) -m helpers course --profile $(PROFILE)
+
+test:
+	$(PYTHON) -m helpers test
+
+regress:
+	$(PYTHON) -m helpers regress
+
+bench:
+	$(PYTHON) -m helpers bench
+
+data:
+	$(PYTHON) -m helpers data
+
+sync:
+	$(PYTHON) -m helpers sync
+
+lab:
+	$(PYTHON) -m helpers lab
+
+lint:
+	$(PYTHON) -m helpers lint
+
+doctor:
+	$(PYTHON) -m helpers doctor
