@@ -65,11 +65,12 @@ def check(text: str, metrics: dict[str, float | None]) -> tuple[bool, str]:
         raise UserError(f"expected.yaml: {text!r} is not a comparison.") from error
     if not (isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARE):
         raise UserError(f"expected.yaml: {text!r} is not a comparison of two sides.")
-    names = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-    missing = sorted({n for n in names if metrics.get(n) is None})
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    missing = sorted(name for name in names if metrics.get(name) is None)
+    known = {**metrics, **dict.fromkeys(missing, float("nan"))}
+    left, right = (_value(side, known, text) for side in (node.left, node.comparators[0]))
     if missing:
         return False, f"{', '.join(missing)} not recorded"
-    left, right = (_value(side, metrics, text) for side in (node.left, node.comparators[0]))
     sign = text[len(ast.get_source_segment(text, node.left)):].strip()[:2].strip()
     return COMPARE[type(node.ops[0])](left, right), f"{left:.4g} {sign} {right:.4g}"
 

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--phase", help="sft, reward, ppo, eval or full")
     run.add_argument("--notebooks", metavar="NN,NN", help="numbers, such as 04,05")
     for sub in (course, run):
-        sub.add_argument("--profile", default="embedded", 
+        sub.add_argument("--profile", default="embedded",
                          help="embedded, gpt2, a100 or a YAML file")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                          help="override a setting, such as ppo.kl_coef=0.1; may be repeated")

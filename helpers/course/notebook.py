@@ -282,8 +282,11 @@ def verdict_sentence(
     if low > high:
         raise UserError(f"verdict {claim!r}: the interval [{low:g}, {high:g}] is upside down.")
     scale, digits = (100.0, 0) if unit == "%" else (1.0, _digits(low, high, estimate))
-    value, below, above, zero = (
-        f"{scale * x + 0.0:.{digits}f}" for x in (estimate, low, high, null))
+    for more in range(4):  # an end must not look like the null when it is not
+        value, below, above, zero = (
+            f"{scale * x:z.{digits + more}f}" for x in (estimate, low, high, null))
+        if zero not in (below, above) or null in (low, high):
+            break
     space = f" {unit}" if unit else ""
     interval = f"{value}{space} [{below}, {above}]"
     if low > null:

@@ -189,8 +189,10 @@ def relevant_settings(stage: str, settings) -> dict[str, Any]:
         key: value for key, value in flat.items()
         if any(fnmatch(key, k) for k in keep) and not any(fnmatch(key, d) for d in drop)
     }
-    if "scratch" not in [base_source(base, settings) for base in BASES]:
-        chosen = {k: v for k, v in chosen.items() if not k.startswith("models.scratch.")}
+    for key in [k for k in chosen if k.startswith("models.scratch.")]:
+        part = "classifier" if key.startswith("models.scratch.classifier_") else "base"
+        if base_source(part, settings) != "scratch":
+            del chosen[key]  # not read at all
     chosen["seed"] = settings.seed
     files = _files(settings)
     if files is not None:

@@ -1,0 +1,203 @@
+"""Stages: whole or absent, made again when missing or stale."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from helpers import profiles
+from helpers.course import stages
+from helpers.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Weights:
+    """Stands for a model: writes one file."""
+
+    def __init__(self, text="weights"):
+        self.text = text
+
+    def save_pretrained(self, folder):
+        Path(folder, "config.json").write_text(self.text)
+
+
+@pytest.fixture(autouse=True)
+def files(monkeypatch):
+    monkeypatch.setattr(stages, "_files", lambda settings: "the same files")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def make(seed=0, **overrides):
+        overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+        return profiles.load_profile("embedded", {"out": str(tmp_path), **overrides}, seed)
+    return make
+
+
+def test_a_stage_says_what_it_was_made_from(settings):
+    folder = stages.save_stage("sft", settings(seed=2), Weights(), None, {"val_loss": 1.5})
+    info = json.loads((folder / "stage.json").read_text())
+    assert info["stage"] == "sft" and info["profile"] == "embedded" and info["seed"] == 2
+    assert info["metrics"] == {"val_loss": 1.5}
+    assert info["versions"]["torch"] and info["hash"] == stages.folder_hash(folder)
+    assert info["settings"]["sft.epochs"] == settings().sft.epochs
+    assert str(folder.parent) not in json.dumps(info)
+
+
+def test_only_settings_that_made_a_stage_make_it_stale(settings):
+    stages.save_stage("sft", settings(), Weights())
+    assert stages.stale("sft", settings()) is None
+    for harmless in ({"ppo__kl_coef": 0.5}, {"sft__eval_rows": 7}, {"threads": 1},
+                     {"models__classifier": "scratch"}, {"evaluation__prompts": 3}):
+        assert stages.stale("sft", settings(**harmless)) is None, harmless
+    for change in ({"sft__epochs": 9}, {"models__base": "owner/name"}, {"data__pair_limit": 5}):
+        assert "was made from other settings" in stages.stale("sft", settings(**change)), change
+    assert "seed was 0, is 1" in stages.stale("sft", settings(seed=1))
+
+
+def test_other_training_files_make_a_stage_stale(settings, monkeypatch):
+    stages.save_stage("sft", settings(), Weights())
+    monkeypatch.setattr(stages, "_files", lambda settings: "other files")
+    assert "data.files" in stages.stale("sft", settings())
+
+
+def test_another_parent_makes_a_stage_stale(settings):
+    stages.save_stage("sft", settings(), Weights("one"))
+    stages.save_stage("reward_model", settings(), Weights(), parents=["sft"])
+    stages.save_stage("sft", settings(), Weights("one"))  # the same bits: nothing to do
+    assert stages.stale("reward_model", settings()) is None
+    stages.save_stage("sft", settings(), Weights("two"))
+    assert stages.stale("reward_model", settings()) == "was made from another sft"
+
+
+def test_a_failed_save_leaves_the_old_stage_and_no_litter(settings):
+    class Broken(Weights):
+        def save_pretrained(self, folder):
+            super().save_pretrained(folder)
+            raise OSError("disk full")
+
+    folder = stages.save_stage("sft", settings(), Weights("old"))
+    with pytest.raises(OSError, match="disk full"):
+        stages.save_stage("sft", settings(), Broken("new"))
+    assert (folder / "config.json").read_text() == "old"
+    assert [p.name for p in folder.parent.iterdir()] == ["sft"]
+
+
+def killed_save(out):
+    code = f"""
+    import os, signal
+    from pathlib import Path
+    from helpers import profiles
+    from helpers.course import stages
+    stages._files = lambda settings: "the same files"
+    class Killed:
+        def save_pretrained(self, folder):
+            Path(folder, "config.json").write_text("half")
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+    stages.save_stage("sft", profiles.load_profile("embedded", {{"out": {str(out)!r}}}), Killed())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
+    assert done.returncode != 0
+
+
+def test_a_killed_save_leaves_no_half_stage(settings, tmp_path):
+    killed_save(tmp_path)
+    folder = tmp_path / "artifacts" / "embedded" / "sft"
+    assert not folder.exists()
+    assert stages.stale("sft", settings()) == "does not exist yet"
+    assert len(list(folder.parent.iterdir())) == 1  # the part that was written aside
+    stages.save_stage("sft", settings(), Weights("whole"))
+    killed_save(tmp_path)
+    assert (folder / "config.json").read_text() == "whole"
+    assert stages.stale("sft", settings()) is None
+    stages.save_stage("sft", settings(), Weights("whole"))
+    assert [p.name for p in folder.parent.iterdir()] == ["sft"]  # leftovers are swept up
+
+
+def test_a_torn_stage_file_counts_as_missing(settings):
+    folder = stages.save_stage("sft", settings(), Weights())
+    (folder / "stage.json").write_text('{"stage": "sf')
+    assert stages.stale("sft", settings()) == "does not exist yet"
+
+
+def test_unknown_stages_are_refused(settings):
+    for act in (stages.require, lambda s, x: stages.save_stage(s, x, Weights())):
+        with pytest.raises(UserError, match="no stage is called 'sfd'"):
+            act("sfd", settings())
+
+
+MAKE = """\
+from pathlib import Path
+from helpers import profiles
+from helpers.course import stages
+stages._files = lambda settings: "the same files"
+settings = profiles.load_profile(profile, overrides, seed)
+class Weights:
+    def save_pretrained(self, folder):
+        Path(folder, "config.json").write_text("{}")
+"""
+
+
+def test_missing_parents_are_made_one_from_the_other(settings, notebook_tree, capsys):
+    log = "print(1, file=open(settings.artifacts.parent / '{0}.log', 'a'))"
+    notebook_tree("03_sft", MAKE, "stages.save_stage('sft', settings, Weights())",
+                  log.format("sft"))
+    notebook_tree("04_reward", MAKE, "stages.require('sft', settings)",
+                  "stages.save_stage('reward_model', settings, Weights(), parents=['sft'])",
+                  log.format("reward"))
+    notebook_tree("05_ppo", MAKE, "for p in ('sft', 'reward_model'): stages.require(p, settings)",
+                  "stages.save_stage('ppo', settings, Weights(), parents=['sft', 'reward_model'])")
+    here = settings(sft__epochs=3)
+    folder = stages.require("ppo", here)
+    assert folder == here.artifacts / "ppo"
+    line = capsys.readouterr().out.splitlines()
+    assert line == ["Stage ppo does not exist yet; making it with notebook 05_ppo "
+                    "(time not known yet)."]
+    times = {name: (here.artifacts.parent / f"{name}.log").read_text().count("1")
+             for name in ("sft", "reward")}
+    assert times == {"sft": 1, "reward": 1}
+    assert stages.stage_info("sft", here)["settings"]["sft.epochs"] == 3
+    stages.require("ppo", here)  # nothing left to do
+    assert capsys.readouterr().out == ""
+
+
+def test_a_maker_that_makes_nothing_is_an_error(settings, notebook_tree):
+    notebook_tree("03_sft", "pass")
+    with pytest.raises(RuntimeError, match="notebook 03 ran, but stage sft: does not exist yet"):
+        stages.require("sft", settings())
+
+
+def test_bad_input_met_by_a_maker_stays_one_sentence(settings, notebook_tree):
+    notebook_tree("03_sft", "from helpers.errors import UserError\nraise UserError('row 3: no.')")
+    with pytest.raises(UserError, match=r"^row 3: no\.$"):
+        stages.require("sft", settings())
+
+
+def test_where_the_base_comes_from(settings, tmp_path):
+    assert stages.base_place("base", settings()) == ROOT / "data" / "models" / "base"
+    assert stages.base_place("base", settings(models__base="owner/name")) == "owner/name"
+    assert stages.base_place("base", settings(models__base=str(tmp_path))) == tmp_path
+    scratch = settings(models__base="scratch")
+    assert stages.base_place("base", scratch) == scratch.artifacts / "base"
+    real = settings(data__reviews=str(tmp_path))
+    assert stages.base_place("classifier", real) == real.artifacts / "classifier"
+    assert stages.stage_hash("base", settings(models__base="owner/name")) == "owner/name"
+
+
+def test_a_base_from_scratch_is_trained_once(settings, monkeypatch, capsys):
+    def train(stage, here):
+        stages.save_stage(stage, here, Weights())
+
+    monkeypatch.setattr(stages, "_train_base", train)
+    here = settings(models__base="scratch")
+    assert stages.require("base", here) == here.artifacts / "base"
+    assert "training it from scratch" in capsys.readouterr().out
+    stages.require("base", here)
+    assert capsys.readouterr().out == ""
+    wider = settings(models__base="scratch", models__scratch__n_layer=2)
+    stages.require("base", wider)
+    assert "models.scratch.n_layer was 4, is 2" in capsys.readouterr().out
