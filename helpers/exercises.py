@@ -256,3 +256,113 @@ def check_bootstrap(function: Callable) -> bool:
         return True
     print(f"not right yet: {say}.")
     return False
+
+
+# --- 01, grid search with human feedback ----------------------------------------------------
+
+
+def check_preference_probability(function: Callable) -> bool:
+    """Exercise 01.1: `function(first, second, weights)`, P(first walk preferred), Bradley-Terry."""
+    import numpy as np
+
+    weights = np.array([-1.0, 0.0, -1.0, -3.0, 4.0, 10.0])
+    plain, muddy = np.array([8.0, 8, 0, 0, 0, 1]), np.array([6.0, 6, 0, 2, 0, 1])
+    given = _answer(function, plain, muddy, weights)
+    if given is None:
+        return False
+    gap = float((plain - muddy) @ weights)
+    right = 1 / (1 + math.exp(-gap))
+    odds = math.exp(plain @ weights) / math.exp(muddy @ weights)
+    if abs(given - (1 - right)) < 1e-6:
+        say = "this is the probability of the second walk; is it first minus second?"
+    elif abs(given - gap) < 1e-6:
+        say = "this is the difference of the returns; a sigmoid makes it a probability"
+    elif abs(given - odds) < 1e-6:
+        say = "these are the odds; a probability is odds / (1 + odds)"
+    elif abs(given - right) > 1e-6:
+        say = f"for returns that differ by {gap:+.0f} it is {right:.4f}, yours is {given:.4f}"
+    else:
+        far = np.array([0.0, 0, 0, 0, 0, 90])
+        with np.errstate(all="ignore"):
+            given = _answer(function, far, plain, weights), _answer(function, plain, far, weights)
+        if None not in given and np.allclose(given, (1, 0)):
+            print("right: it depends on the difference of the returns only.")
+            return True
+        say = (f"for returns about 900 apart it gives {given[0]} and {given[1]}; take the "
+               "difference before the exponential")
+    print(f"not right yet: {say}.")
+    return False
+
+
+def check_repaired_cost(function: Callable) -> bool:
+    """Exercise 01.2: `function(features)`, a reward per move under which circling never pays."""
+    import numpy as np
+
+    from helpers import gridworld
+
+    grids = [gridworld.make_map(seed) for seed in (7, 8, 9)]
+    arrived, total = 0, 0
+    for grid in grids:
+        features = gridworld.moves(grid)[1]
+        reward = _answer(function, features)
+        if reward is None:
+            return False
+        if np.shape(reward) != features.shape[:2]:
+            print(f"not right yet: the result has shape {np.shape(reward)}; one number per move is "
+                  f"{features.shape[:2]}.")
+            return False
+        there, back = ((features == _plain_move(progress)).all(-1) for progress in (1, -1))
+        circle = reward[there].max() + reward[back].max()
+        if circle > 0:
+            print(f"not right yet: one step there and one back still earn {circle:+.2f}; what a "
+                  "step back costs must be at least what the step forward paid.")
+            return False
+        policy = gridworld.plan(grid, reward)
+        for start in gridworld.starts(grid, 5, np.random.default_rng(0)):
+            arrived += gridworld.follow(grid, policy, start).success
+            total += 1
+    if arrived < total:
+        print(f"not right yet: circling no longer pays, but only {arrived} of {total} walks "
+              "arrive; is there still something to gain on the way to the goal?")
+        return False
+    print(f"right: a circle earns nothing, and {arrived} of {total} walks arrive.")
+    return True
+
+
+def _plain_move(progress: int):
+    import numpy as np
+
+    return np.array([1, progress, 0, 0, 0, 0])
+
+
+def check_rating_zero(function: Callable) -> bool:
+    """Exercise 01.3: `function(ratings)`, rewards from predicted ratings, so that walks arrive."""
+    import numpy as np
+
+    from helpers import gridworld
+
+    arrived, total = 0, 0
+    for seed in (11, 12, 13):
+        grid = gridworld.make_map(seed)
+        features = gridworld.moves(grid)[1]
+        ratings = np.clip(3.5 + 0.5 * (features @ gridworld.TRUE_WEIGHTS + features[..., 1]), 1, 5)
+        reward = _answer(function, ratings.copy())
+        if reward is None:
+            return False
+        if np.shape(reward) != ratings.shape:
+            print(f"not right yet: the result has shape {np.shape(reward)}, the ratings "
+                  f"{ratings.shape}.")
+            return False
+        if not np.allclose(np.corrcoef(np.ravel(reward), ratings.ravel())[0, 1], 1):
+            print("not right yet: better rated moves must keep the better reward; only shift.")
+            return False
+        policy = gridworld.plan(grid, reward)
+        for start in gridworld.starts(grid, 5, np.random.default_rng(0)):
+            arrived += gridworld.follow(grid, policy, start).success
+            total += 1
+    if arrived < total:
+        print(f"not right yet: only {arrived} of {total} walks arrive; while a step forward and "
+              "one back earn more than nothing together, going on for ever beats arriving.")
+        return False
+    print(f"right: {arrived} of {total} walks arrive.")
+    return True

@@ -158,3 +158,118 @@ def scatter(
     axes.scatter(x[::step], y[::step], s=9, alpha=0.35, color=COLOURS[0], lw=0)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
+
+
+# --- 01, walks on a grid --------------------------------------------------------------------
+
+
+def grid_walks(panels, *, columns: int = 3, size: float = 2.7):
+    """Maps side by side, each with its walks.
+
+    panels: list of (title, GridMap, {label: Walk}). A walk is a line from its round start to its
+    end; walks are shifted a little against each other, so that shared ways stay visible. A walk
+    that meets a cell again is drawn with a swing, so that circling shows.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    from helpers import gridworld
+
+    rows = -(-len(panels) // columns)
+    columns = min(columns, len(panels))
+    figure, axes = plt.subplots(rows, columns, squeeze=False,
+                                figsize=(size * columns, size * rows + 0.55))
+    ground = gridworld.COLOURS / 255
+    labels: dict[str, str] = {}
+    for axis in axes.flat[len(panels):]:
+        axis.axis("off")
+    for axis, (title, grid, walks) in zip(axes.flat, panels, strict=False):
+        n = len(grid.terrain)
+        axis.imshow(ground[grid.terrain], extent=(-0.5, n - 0.5, n - 0.5, -0.5))
+        axis.set(xticks=np.arange(n + 1) - 0.5, yticks=np.arange(n + 1) - 0.5, title=title)
+        axis.tick_params(length=0, labelbottom=False, labelleft=False)
+        axis.plot(grid.goal[1], grid.goal[0], "*", color="#B8860B", ms=14, mec="black", mew=0.6,
+                  zorder=5)
+        for i, (label, walk) in enumerate(walks.items()):
+            colour = labels.setdefault(label, COLOURS[[0, 3, 4, 1][len(labels) % 4]])
+            shift = 0.14 * (i - (len(walks) - 1) / 2)
+            path = np.array(walk.cells, float) + shift
+            axis.plot(path[:, 1], path[:, 0], color=colour, lw=2.2, alpha=0.9)
+            axis.plot(*path[0][::-1], "o", color=colour, ms=7, mec="black", mew=0.6)
+    names = ("plain", "obstacle", "mud", "view")
+    handles = [Patch(fc=ground[i], ec="#888888", label=name) for i, name in enumerate(names)]
+    handles += [plt.Line2D([], [], color=c, lw=2.2, label=label) for label, c in labels.items()]
+    handles.append(plt.Line2D([], [], color="#B8860B", marker="*", ls="", ms=11, mec="black",
+                              mew=0.6, label="goal"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4 + columns),
+                  fontsize=9, handlelength=1.4)
+    return figure
+
+
+def walk_film(grid, walk, times: Sequence[int], *, title: str = ""):
+    """A walk as a strip of pictures, one per number of moves made, with the way so far."""
+    import matplotlib.pyplot as plt
+
+    from helpers import gridworld
+
+    figure, axes = plt.subplots(1, len(times), figsize=(1.45 * len(times), 1.9))
+    for axis, time in zip(np.atleast_1d(axes), times, strict=True):
+        time = min(time, walk.steps)
+        axis.imshow(gridworld.picture(grid, walk.cells[time], scale=12))
+        path = np.array(walk.cells[: time + 1]) * 12 + 6
+        axis.plot(path[:, 1], path[:, 0], color=COLOURS[0], lw=1.6)
+        axis.set(title=f"move {time}", xticks=[], yticks=[])
+        axis.title.set_fontsize(9)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def walk_animation(grid, walks: Mapping, *, scale: int = 14, milliseconds: int = 250) -> str:
+    """Walks on one map side by side as an animated GIF in an HTML figure, below 200 kB.
+
+    walks: {label: Walk}. Runs wherever HTML output does; the strip of `walk_film` says the same
+    where it does not.
+    """
+    import base64
+    import html
+    import io
+
+    from PIL import Image
+
+    from helpers import gridworld
+
+    steps = max(walk.steps for walk in walks.values())
+    frames = []
+    for time in range(steps + 1):
+        parts = [gridworld.picture(grid, walk.cells[min(time, walk.steps)], scale=scale)
+                 for walk in walks.values()]
+        gap = np.full((len(parts[0]), scale, 3), 255, np.uint8)
+        row = [part for picture in parts for part in (picture, gap)][:-1]
+        frames.append(Image.fromarray(np.hstack(row)).quantize(16))
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], loop=0,
+                   duration=milliseconds, optimize=True)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    caption = " · ".join(walks)
+    return (f'<figure style="margin:0"><img src="data:image/gif;base64,{source}" '
+            f'alt="animated walks: {html.escape(caption)}"><figcaption>from left to right: '
+            f"{html.escape(caption)}</figcaption></figure>")
+
+
+def dots(
+    groups: Mapping[str, tuple[float, float, float]], *, xlabel: str, title: str = "",
+    reference: float | None = None,
+):
+    """One row per label: a dot at the estimate, a line over its interval (estimate, low, high)."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.0, 0.8 + 0.36 * len(groups)))
+    for row, (estimate, low, high) in enumerate(groups.values()):
+        axes.plot([low, high], [row, row], color=COLOURS[0], lw=2.4, solid_capstyle="butt")
+        axes.plot(estimate, row, "o", color=COLOURS[0], ms=7)
+    if reference is not None:
+        axes.axvline(reference, color="#6B6B6B", ls="--", lw=1.2)
+    axes.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=xlabel, title=title,
+             ylim=(len(groups) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
+    return figure
