@@ -446,7 +446,7 @@ class PPO:
     # ------------------------------------------------------------------ rollout
 
     def _sample(self, prompts: list[str], seed: int, policy: nn.Module | None = None) -> Batch:
-        """Sample a response to every prompt, each process its share, all of them returned to all."""
+        """Sample a response to every prompt: each process its share, returned to all."""
         c = self.config
         noise = uniform_noise(len(prompts), c.max_new_tokens, seed)
         mine = self._share(list(range(len(prompts))))
@@ -535,7 +535,7 @@ class PPO:
         }
         steps: list[dict[str, float]] = []
         for epoch in range(c.epochs):
-            generator = torch.Generator().manual_seed(step_seed(c.seed, self.step) + 1 + 7919 * epoch)
+            generator = torch.Generator().manual_seed(step_seed(c.seed, self.step) + 1 + epoch)
             order = torch.randperm(n, generator=generator).tolist()
             for start in range(0, n, c.mini_batch_size):
                 rows = order[start : start + c.mini_batch_size]
@@ -552,7 +552,7 @@ class PPO:
         }
 
     def _record(self, batch: Batch, rows: list[int], keep_graph: bool):
-        """Old log-probabilities and values, the reference's log-probabilities, entropy, exact KL."""
+        """Log-probabilities of policy and reference, values, entropy and exact KL per token."""
         names = ("logprobs", "values", "reference_logprobs", "entropy", "kl")
         recorded = {name: torch.zeros_like(batch.mask) for name in names}
         held = []
@@ -677,7 +677,8 @@ class PPO:
     def _parts(self, batch: Batch, rows: list[int]) -> list[list[int]]:
         """This process's rows of a mini-batch, longest first, cut into micro-batches."""
         rows = self._share(sorted(rows, key=lambda row: (-int(batch.lengths[row]), row)))
-        count = max(-(-len(rows) // self.micro_batch_size), min(self.config.length_buckets, len(rows)))
+        buckets = min(self.config.length_buckets, len(rows))
+        count = max(-(-len(rows) // self.micro_batch_size), buckets)
         size = -(-len(rows) // count)
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
@@ -719,7 +720,9 @@ class PPO:
 
     def _reference_mode(self):
         """Within it, a policy without a separate reference has its adapters switched off."""
-        return contextlib.nullcontext() if self.reference is not None else self.policy.disable_adapter()
+        if self.reference is not None:
+            return contextlib.nullcontext()
+        return self.policy.disable_adapter()
 
     def _autocast(self):
         return torch.autocast(
@@ -771,8 +774,8 @@ class PPO:
         self.optimiser.zero_grad(set_to_none=True)
         kept = self.last_checkpoint()
         raise NonFiniteError(
-            f"PPO stopped at update {self.step + 1}, before its step was taken: {what}, in episodes "
-            f"{sorted(rows)[:8]} of the batch; lower learning_rate (now "
+            f"PPO stopped at update {self.step + 1}, before its step was taken: {what}, in "
+            f"episodes {sorted(rows)[:8]} of the batch; lower learning_rate (now "
             f"{self.config.learning_rate:g}) or raise kl_coef, and look at those prompts and "
             "rewards. " + (f"The last good checkpoint is {kept}." if kept else "No checkpoint yet.")
         )
@@ -821,8 +824,9 @@ class PPO:
         for name, value in asdict(self.config).items():
             if state["config"].get(name) != value and name not in ("checkpoint_every",):
                 raise UserError(
-                    f"{folder} was written with {name} = {state['config'].get(name)!r} and this run "
-                    f"has {value!r}; resume with the same settings or use another checkpoint_dir."
+                    f"{folder} was written with {name} = {state['config'].get(name)!r} and this "
+                    f"run has {value!r}; resume with the same settings or use another "
+                    "checkpoint_dir."
                 )
         load_model(self.accelerator.unwrap_model(self.model), str(folder / "model.safetensors"))
         self.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
