@@ -19,8 +19,6 @@ from helpers.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-Interval = tuple[float, float, float]
-
 
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
@@ -28,7 +26,7 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
-) -> Interval:
+) -> tuple[float, float, float]:
     """Percentile bootstrap of a statistic over independent rows (Efron 1979).
 
     Args:
@@ -67,7 +65,9 @@ def _apply(statistic: Callable[..., Any], resampled: np.ndarray) -> np.ndarray:
         return np.array([float(statistic(row)) for row in resampled])
 
 
-def wilson_interval(successes: float, total: int, level: float = 0.95) -> Interval:
+def wilson_interval(
+    successes: float, total: int, level: float = 0.95
+) -> tuple[float, float, float]:
     """Wilson's score interval for a share, which stays inside [0, 1] (Wilson 1927).
 
     Returns:
@@ -86,31 +86,19 @@ def wilson_interval(successes: float, total: int, level: float = 0.95) -> Interv
 
 
 def win_rate(
-    a_scores: Sequence[float] | np.ndarray,
-    b_scores: Sequence[float] | np.ndarray,
-    level: float = 0.95,
-    seed: int = 0,
-    resamples: int = 2000,
-    tolerance: float = 1e-9,
-) -> Interval:
-    """How often A's response to a prompt scores above B's to the same prompt; a tie counts one half.
+    a_scores: Sequence[float], b_scores: Sequence[float], tolerance: float = 1e-9, **bootstrap: Any
+) -> tuple[float, float, float]:
+    """How often A's answer to a prompt scores above B's; a tie (within `tolerance`) counts ½.
 
-    Args:
-        a_scores, b_scores: (n,) the judge's scores, row i of both answering prompt i.
-        tolerance: differences up to this size are ties.
-
-    Returns:
-        (win rate, low, high) with a bootstrap interval over prompts.
-
-    Raises:
-        UserError: the two lists differ in length, or are empty.
+    Row i of both lists answers prompt i. Returns (win rate, low, high), a bootstrap interval over
+    prompts; `level`, `seed` and `resamples` are passed on to `bootstrap_interval`.
     """
     a, b = np.asarray(a_scores, dtype=float), np.asarray(b_scores, dtype=float)
     if a.shape != b.shape:
         raise UserError(
             f"A has {a.size} scores and B has {b.size}; row i of both must answer prompt i.")
     wins = np.where(np.abs(a - b) <= tolerance, 0.5, (a > b).astype(float))
-    return bootstrap_interval(wins, level=level, seed=seed, resamples=resamples)
+    return bootstrap_interval(wins, **bootstrap)
 
 
 def judge_agreement(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:

@@ -102,24 +102,20 @@ def split_texts(
 ) -> tuple[list[str], list[str], torch.Tensor]:
     """Decode the prompt and the response of each row, the response cut at its first pad.
 
-    The policy may sample a pad in mid-response; what follows is masked out of the loss by TRL, so
-    the judge must not see it either.
-
-    Returns:
-        (prompts, responses, response_mask); the mask is (batch, response_length).
+    Returns (prompts, responses, response_mask); the mask is (batch, response_length).
     """
-    real = attention_mask.bool()
+    real = attention_mask.bool().cpu()
     if prompt_width > real.shape[1] or not real[:, prompt_width - 1].all():
         raise UserError(
             f"a prompt does not end at token {prompt_width}; pad every prompt on the left to that "
             "width (helpers.trl_adapter.pad_prompts).")
+    # A pad that was sampled ends the response: the loss stops there, so the judge does too.
     mask = real[:, prompt_width:].long().cumprod(1)
     prompts, responses = [], []
-    for ids, p, r in zip(input_ids.cpu(), real[:, :prompt_width].cpu(), mask.bool().cpu(),
-                         strict=True):
+    for ids, p, r in zip(input_ids.cpu(), real[:, :prompt_width], mask.bool(), strict=True):
         prompts.append(decode(tokenizer, ids[:prompt_width][p]))
         responses.append(decode(tokenizer, ids[prompt_width:][r]))
-    return prompts, responses, mask
+    return prompts, responses, mask.to(input_ids.device)
 
 
 def decode(tokenizer: Any, ids: Any) -> str:
