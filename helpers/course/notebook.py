@@ -192,7 +192,7 @@ def pipeline(number: str) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
-    figure = Figure(figsize=(10, 1.15), dpi=100)
+    figure = Figure(figsize=(10, 1.15), dpi=100, layout="none")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-0.08, len(STEPS) - 0.06), ylim=(0, 1))
@@ -203,7 +203,7 @@ def pipeline(number: str) -> None:
             (column, 0.14), 0.76, 0.72, boxstyle="round,pad=0.02,rounding_size=0.06",
             facecolor="#b3480f" if lit else "#5c6f82", edgecolor="none", mutation_aspect=1.4))
         for y, text in ((0.72, step), (0.5, name), (0.28, makes)):
-            axes.text(column + 0.38, y, text, ha="center", va="center", color="white", fontsize=9,
+            axes.text(column + 0.38, y, text, ha="center", va="center", color="white", fontsize=8.6,
                       fontweight="bold" if text == name else "normal", family="DejaVu Sans")
         if column < len(STEPS) - 1:
             axes.annotate("", (column + 0.97, 0.5), (column + 0.79, 0.5), annotation_clip=False,

@@ -1,0 +1,165 @@
+"""Set-up from a bare Python: made once, made again when stale, never half."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.course import bootstrap
+from helpers.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A course in another folder whose pip only says what it was asked; returns those calls."""
+    for name in bootstrap.INPUTS:
+        (tmp_path / name).write_text(f"{name}\n")
+    venv = tmp_path / ".venv"
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    monkeypatch.setattr(bootstrap, "VENV", venv)
+    monkeypatch.setattr(bootstrap, "STAMP", venv / "installed.json")
+    monkeypatch.setattr(bootstrap, "wanted", lambda version: wanted(version, tmp_path))
+    calls = []
+
+    def call(command, message):
+        calls.append(" ".join(command[1:]))
+        if "venv" in command:
+            python = bootstrap.python_of(venv)
+            python.parent.mkdir(parents=True)
+            python.symlink_to(sys.executable)
+        elif call.pip_fails:
+            raise UserError(message)
+
+    call.pip_fails = False
+    monkeypatch.setattr(bootstrap, "_call", call)
+    calls_and_switch = type("Place", (), {"calls": calls, "call": call, "folder": tmp_path})
+    return calls_and_switch
+
+
+wanted = bootstrap.wanted
+
+
+def kinds(place):
+    found = ["venv" if "-m venv" in c else "project" if "--no-deps" in c else "packages"
+             for c in place.calls]
+    place.calls.clear()
+    return found
+
+
+def test_the_environment_is_made_once(place, capsys):
+    bootstrap.ensure()
+    assert kinds(place) == ["venv", "packages", "project"]
+    bootstrap.ensure()
+    assert kinds(place) == []
+
+
+@pytest.mark.parametrize("name", bootstrap.INPUTS)
+def test_a_changed_list_of_packages_is_installed(place, name):
+    bootstrap.ensure()
+    kinds(place)
+    (place.folder / name).write_text("something newer\n")
+    bootstrap.ensure()
+    assert kinds(place) == ["packages", "project"]
+
+
+def test_windows_line_ends_change_nothing(place):
+    bootstrap.ensure()
+    kinds(place)
+    (place.folder / "requirements.txt").write_bytes(b"requirements.txt\r\n")
+    bootstrap.ensure()
+    assert kinds(place) == []
+
+
+def test_an_interrupted_installation_is_done_again(place):
+    place.call.pip_fails = True
+    with pytest.raises(UserError, match="pip could not install"):
+        bootstrap.ensure()
+    assert not bootstrap.STAMP.exists()
+    kinds(place)
+    place.call.pip_fails = False
+    bootstrap.ensure()
+    assert kinds(place) == ["packages", "project"]
+    # an installation that fails while bringing up to date leaves no stamp behind either
+    (place.folder / "requirements.txt").write_text("newer\n")
+    place.call.pip_fails = True
+    with pytest.raises(UserError):
+        bootstrap.ensure()
+    assert not bootstrap.is_current()
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(place):
+    bootstrap.ensure()
+    kinds(place)
+    python = bootstrap.python_of(bootstrap.VENV)
+    python.unlink()
+    python.parent.rmdir()
+    bootstrap.ensure()
+    assert kinds(place) == ["venv", "packages", "project"]
+
+
+def test_the_cpu_choice_is_kept(place):
+    bootstrap.ensure(cpu=True)
+    assert any(bootstrap.CPU_WHEELS in call for call in place.calls)
+    kinds(place)
+    bootstrap.ensure()
+    assert kinds(place) == []
+    (place.folder / "requirements.txt").write_text("newer\n")
+    bootstrap.ensure()
+    assert any(bootstrap.CPU_WHEELS in call for call in place.calls)
+    kinds(place)
+    bootstrap.ensure(cpu=False)
+    assert not any(bootstrap.CPU_WHEELS in call for call in place.calls)
+    assert json.loads(bootstrap.STAMP.read_text())["cpu"] is False
+
+
+def test_a_python_without_venv_is_told_what_to_do(place, monkeypatch):
+    monkeypatch.setattr(bootstrap.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"no venv module.*apt install python3-venv"):
+        bootstrap.ensure()
+
+
+def bare(*arguments, **env):
+    """Run the command line on a Python that sees no installed package."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RLHF_", "PYTHON"))}
+    return subprocess.run([sys.executable, "-S", "-m", "helpers", *arguments], cwd=ROOT, text=True,
+                          capture_output=True, env={**environment, **env})
+
+
+def test_a_bare_python_understands_the_command_line():
+    done = bare("--help")
+    assert done.returncode == 0 and "doctor" in done.stdout, done.stderr
+    done = bare("fly")
+    assert done.returncode == 2 and "invalid choice: 'fly'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_runs_on_a_bare_python_and_misses_everything():
+    done = bare("doctor", RLHF_NO_VENV="1")
+    assert done.returncode == 1, done.stderr
+    assert "MISSING  torch" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_doctor_finds_what_is_installed():
+    done = subprocess.run([sys.executable, "-m", "helpers", "doctor"], cwd=ROOT, text=True,
+                          capture_output=True)
+    assert "MISSING  torch" not in done.stdout
+    for word in ("Python", "cores usable", "bf16", "Memory", "Disk", "GPU", "tested with"):
+        assert word in done.stdout, done.stderr
+
+
+def test_an_old_python_is_refused_in_one_sentence(monkeypatch):
+    import ast
+
+    for name in ("helpers/__main__.py", "helpers/__init__.py"):
+        ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 7))
+    code = "import sys, runpy; sys.version_info = (3, 8, 1); " \
+           "runpy.run_module('helpers', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("The course needs Python 3.11 or newer; this is Python 3.8")
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,154 @@
+"""One list of pins, ranges that admit them, and every command where it is said to be."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers.course import bootstrap, cli, doctor, execute
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# What a hosted Colab runtime had in August 2026.
+COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "datasets": "4.0.0", "numpy": "2.1.0",
+         "ipywidgets": "7.7.1", "ipykernel": "6.17.1"}
+# import name: distribution, where they differ
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn",
+                 "IPython": "ipykernel", "cycler": "matplotlib"}
+
+
+def test_every_requirement_is_an_exact_pin_with_a_reason():
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            assert re.fullmatch(r"[\w-]+==[\w.]+ +# .+", line), line
+
+
+def test_ranges_admit_the_pins_and_name_the_same_packages():
+    pins, ranges = doctor.pins(), doctor.ranges()
+    assert set(pins) == set(ranges)
+    for name, version in pins.items():
+        assert doctor.admits(ranges[name], version), f"{name} {version} is not in {ranges[name]}"
+
+
+def test_ranges_admit_colab():
+    ranges = doctor.ranges()
+    for name, version in COLAB.items():
+        assert doctor.admits(ranges[name], version), f"{name} {version} is not in {ranges[name]}"
+
+
+def test_ranges_keep_out_the_trl_that_has_no_ppo():
+    assert doctor.admits(doctor.ranges()["trl"], "1.12.0")
+    assert not doctor.admits(doctor.ranges()["trl"], "1.13.0")
+
+
+@pytest.mark.parametrize("spec, version, verdict", [
+    (">=2.11", "2.11.0+cpu", True), (">=2.11", "2.9.1", False), (">=1.12,<1.13", "1.12.5", True),
+    (">=5,<6", "6.0", False), ("", "1", True), ("!=1.0", "1.0.0", False),
+])
+def test_ranges_are_understood(spec, version, verdict):
+    assert doctor.admits(spec, version) is verdict
+
+
+def test_the_tested_versions_are_the_installed_ones():
+    for name, version in doctor.pins().items():
+        try:
+            installed = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            pytest.fail(f"{name} is not installed")
+        if doctor.ranges()[name] and installed != version:
+            assert doctor.admits(doctor.ranges()[name], installed), f"{name} {installed}"
+
+
+def test_conda_reads_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, extra = environment["dependencies"]
+    assert pip == "pip" and extra == {"pip": ["-r requirements.txt"]}
+    assert tuple(map(int, python.removeprefix("python=").split("."))) >= (3, 11)
+    assert environment["name"] == PROJECT["name"] == "rlhf-notebooks"
+
+
+def imported(source: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_everything_imported_is_a_direct_dependency():
+    sources = {}
+    for folder in ("helpers", "tests", "data", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            sources[path.relative_to(ROOT)] = path.read_text(encoding="utf-8")
+    for path in execute.notebooks().values():
+        cells = execute.read_notebook(path)["cells"]
+        code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+        sources[path.name] = "\n".join(c for c in code if not re.search(r"^[%!]", c, re.M))
+    own = {p.stem for folder in ("helpers", "tests", "data", "benchmarks")
+           for p in [ROOT / folder, *(ROOT / folder).rglob("*")]}
+    pins = {name.lower() for name in doctor.pins()}
+    for where, source in sources.items():
+        for name in imported(source) - sys.stdlib_module_names - own:
+            assert DISTRIBUTIONS.get(name, name).lower() in pins, f"{where} imports {name}"
+
+
+def test_the_wheel_holds_settings_and_all_packages():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    tool = tomllib.loads(text)["tool"]["setuptools"]
+    found = {str(p.parent.relative_to(ROOT)).replace("/", ".").replace("\\", ".")
+             for p in (ROOT / "helpers").rglob("__init__.py")}
+    assert set(tool["packages"]) == found
+    assert "settings/*.yaml" in tool["package-data"]["helpers"]
+
+
+def test_every_make_target_is_one_command_of_the_course():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split())
+    rules = dict(re.findall(r"^(\w+):\n((?:\t.*\n)+)", text, re.M))
+    assert phony == set(rules)
+    assert phony >= {"setup", "course", "test", "regress", "bench", "data", "sync", "lab", "lint"}
+    for target, recipe in rules.items():
+        arguments = re.fullmatch(r"\t\$\(PYTHON\) -m helpers (.*)\n", recipe)
+        assert arguments, f"{target} is not one line of `python -m helpers`"
+        parsed = cli.build_parser().parse_args(
+            arguments[1].replace("$(PROFILE)", "embedded").split())
+        assert parsed.command == target
+
+
+def test_the_settings_and_stamp_inputs_exist():
+    for name in (*bootstrap.INPUTS, "LICENSE", "environment.yml", ".ci/run"):
+        assert (ROOT / name).is_file(), name
+
+
+def test_importing_helpers_is_fast_and_light():
+    code = ("import time; t = time.perf_counter(); import helpers; s = time.perf_counter() - t\n"
+            "import sys; heavy = {'torch', 'transformers', 'numpy', 'yaml'} & set(sys.modules)\n"
+            "assert not heavy, heavy\nprint(s)")
+    best = min(float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, text=True,
+                                    capture_output=True).stdout) for _ in range(3))
+    assert best < 0.3
+
+
+@pytest.mark.parametrize("module", [
+    "course", "profiles", "data", "world", "sentiment", "feedback", "gridworld", "errors"])
+def test_light_modules_load_no_torch(module):
+    code = f"import sys; import helpers.{module}; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_helpers_are_found_by_name():
+    import helpers
+
+    assert helpers.errors.UserError
+    assert {"course", "profiles", "data"} <= set(dir(helpers))
+    with pytest.raises(AttributeError):
+        _ = helpers.nothing
