@@ -1,0 +1,292 @@
+"""Make the embedded world: texts, preference pairs, tokenizer and small models.
+
+    python data/build.py                                   everything, into data/
+    python data/build.py --only text                       reviews, dialogues, demonstrations
+    python data/build.py --seed 7 --split test --out DIR   a fresh split in the same schemas
+
+Texts come out byte for byte from the seed; a model comes out with the same metrics on the same
+machine, and within rounding on another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+sys.path = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "data"]
+
+import numpy as np  # noqa: E402
+
+from helpers.errors import UserError  # noqa: E402
+from helpers.profiles import load_profile  # noqa: E402
+
+# Rows per split. Preference pairs are half from the generator, half sampled from a fine-tuned
+# model, as in real RLHF.
+SIZES = {
+    "reviews": {"train": 6000, "validation": 500, "test": 1500},
+    "dialogues": {"train": 8000, "validation": 500, "test": 500},
+    "demonstrations": {"train": 6000, "validation": 500, "test": 1000},
+    "preferences": {"train": 8000, "validation": 500, "test": 4000},
+}
+# The base model reads more than is shipped: its corpus is generated and not kept.
+CORPUS = {"reviews": 16000, "dialogues": 16000}
+BASE_TOKENS = 5_000_000
+SEED_OF_KIND = {"reviews": 1, "dialogues": 2, "demonstrations": 3, "preferences": 4}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", choices=["train", "validation", "test", "all"], default="all")
+    parser.add_argument("--out", type=Path, default=ROOT / "data")
+    parser.add_argument("--only", choices=["text", "models", "preferences"], default=None)
+    parser.add_argument("--scale", type=float, default=1.0,
+                        help="share of the rows and training tokens, for a quick trial")
+    args = parser.parse_args(argv)
+    start = time.perf_counter()
+    try:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        build(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"done in {time.perf_counter() - start:.0f} s")
+    return 0
+
+
+def build(args: argparse.Namespace) -> None:
+    """Make what the arguments ask for, in the order in which one thing needs another."""
+    splits = ["train", "validation", "test"] if args.split == "all" else [args.split]
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.only in (None, "text"):
+        for split in splits:
+            write_texts(args.out, split, args.seed, args.scale)
+    home = args.out.resolve() == (ROOT / "data").resolve() or args.split == "all"
+    if home and args.only in (None, "models"):
+        make_models(args.out, args.seed, args.scale)
+    if args.only in (None, "preferences"):
+        models = args.out / "models"
+        sampler = models / "sampler" if home else ROOT / "data" / "models" / "sampler"
+        for split in splits:
+            write_preferences(args.out, split, args.seed, args.scale, sampler)
+
+
+# --- texts ----------------------------------------------------------------------------------
+
+
+def stream(kind: str, seed: int) -> int:
+    """Seed of one kind's random numbers, so that kinds do not share them."""
+    return 1000 * seed + SEED_OF_KIND[kind]
+
+
+def write_texts(out: Path, split: str, seed: int, scale: float) -> None:
+    """Reviews, dialogues and demonstrations of one split."""
+    from data.generator.dialogues import make_demonstrations, make_dialogues
+    from data.generator.reviews import make_reviews
+
+    def size(kind: str) -> int:
+        return max(20, int(SIZES[kind][split] * scale))
+
+    reviews = make_reviews(size("reviews"), stream("reviews", seed), split)
+    write_parquet(out / "reviews" / f"{split}.parquet", reviews)
+    dialogues = make_dialogues(size("dialogues"), stream("dialogues", seed), split)
+    write_jsonl(out / "dialogues" / f"{split}.jsonl.gz",
+                [{"messages": d["messages"], "topic": d["topic"]} for d in dialogues])
+    rows = make_demonstrations(size("demonstrations"), stream("demonstrations", seed), split)
+    write_jsonl(out / "demonstrations" / f"{split}.jsonl.gz",
+                [{k: r[k] for k in ("prompt", "response", "topic")} for r in rows])
+    print(f"{split}: {len(reviews)} reviews, {len(dialogues)} dialogues, {len(rows)} "
+          "demonstrations", flush=True)
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Reviews as IMDB has them: text and label, compressed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"text": pa.array([r["text"] for r in rows], pa.string()),
+                      "label": pa.array([int(r["label"]) for r in rows], pa.int64())})
+    pq.write_table(table, path, compression="zstd", compression_level=19)
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """JSON lines under gzip without a time stamp, so that equal rows make equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=9) as file:
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+    path.write_bytes(buffer.getvalue())
+
+
+# --- preference pairs -----------------------------------------------------------------------
+
+
+def write_preferences(out: Path, split: str, seed: int, scale: float, sampler: Path) -> None:
+    """Pairs of one split: half written by the generator, half sampled, all judged by annotators."""
+    from data.generator.dialogues import make_pairs
+
+    count = max(20, int(SIZES["preferences"][split] * scale))
+    start = stream("preferences", seed)
+    candidates = [
+        {"messages": p["prompt"], "a": p["response_a"], "b": p["response_b"], "topic": p["topic"],
+         "source": "generator"}
+        for p in make_pairs(count - count // 2, start, split)
+    ]
+    candidates += sampled_pairs(count // 2, start + 500, split, sampler)
+    rows = judge(candidates, np.random.default_rng(start))
+    write_jsonl(out / "preferences" / f"{split}.jsonl.gz", rows)
+    ceiling = np.mean([max(r["probability"], 1 - r["probability"]) for r in rows])
+    agreed = np.mean([r["probability"] > 0.5 for r in rows])
+    print(f"{split}: {len(rows)} pairs, Bayes ceiling {ceiling:.3f}, label with the majority "
+          f"{agreed:.3f}", flush=True)
+
+
+def sampled_pairs(count: int, seed: int, split: str, sampler: Path) -> list[dict[str, Any]]:
+    """Two different samples of the fine-tuned model to one prompt, `count` times."""
+    import torch
+
+    from data.generator.dialogues import make_pairs
+    from helpers.data import render_prompt
+    from helpers.generation import sample
+    from helpers.models import load_causal
+
+    settings = load_profile("embedded")
+    torch.set_num_threads(settings.threads)
+    model, tokenizer = load_causal(sampler, settings)
+    rows: list[dict[str, Any]] = []
+    attempt = 0
+    while len(rows) < count:
+        wanted = int((count - len(rows)) * 1.1) + 8
+        asked = make_pairs(wanted, seed + attempt, split)
+        prompts = [render_prompt(a["prompt"]) for a in asked]
+        twice = sample(model, tokenizer, [p for p in prompts for _ in range(2)],
+                       settings.ppo.max_new_tokens, seed=seed + attempt).texts
+        for i, a in enumerate(asked):
+            first, second = twice[2 * i].strip(), twice[2 * i + 1].strip()
+            if first and second and first != second:
+                rows.append({"messages": a["prompt"], "a": first, "b": second,
+                             "topic": a["topic"], "source": "on-policy"})
+        attempt += 1
+    return rows[:count]
+
+
+def judge(candidates: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Let a random annotator choose between the two, in random order; keep the true probability."""
+    from helpers.data import render_prompt
+    from helpers.world import preference_probability, simulated_annotators
+
+    annotators = simulated_annotators(12, 0)
+    rows = []
+    for c in candidates:
+        prompt = render_prompt(c["messages"])
+        if c["a"].strip() == c["b"].strip():
+            continue
+        p_a = float(preference_probability(prompt, c["a"], c["b"]))
+        rater = annotators[int(rng.integers(len(annotators)))]
+        swapped = rng.random() < 0.5
+        first, second = (c["b"], c["a"]) if swapped else (c["a"], c["b"])
+        choice = rater.choose(prompt, first, second, rng)
+        while choice == "tie":
+            choice = rater.choose(prompt, first, second, rng)
+        a_wins = (choice == "a") != swapped
+        chosen, rejected = (c["a"], c["b"]) if a_wins else (c["b"], c["a"])
+        rows.append({
+            "chosen": f"{prompt} {chosen}", "rejected": f"{prompt} {rejected}",
+            "probability": round(p_a if a_wins else 1 - p_a, 4),
+            "topic": c["topic"], "source": c["source"]})
+    order = rng.permutation(len(rows))
+    return [rows[i] for i in order]
+
+
+# --- models ---------------------------------------------------------------------------------
+
+
+def make_models(out: Path, seed: int, scale: float) -> None:
+    """Base language model, the fine-tuned sampler of on-policy pairs, and the classifier."""
+    import torch
+
+    from data.generator.dialogues import make_dialogues
+    from data.generator.reviews import make_reviews
+    from helpers.data import load_demonstrations, load_reviews, render_example
+    from helpers.models import count_parameters, save, train_classifier, train_from_scratch
+    from helpers.sft import response_loss, train_sft
+
+    settings = load_profile("embedded", {
+        "data.root": str(out), "models.scratch.tokens": int(BASE_TOKENS * scale)})
+    torch.set_num_threads(settings.threads)
+
+    def corpus(split: str, share: float) -> list[str]:
+        reviews = make_reviews(int(CORPUS["reviews"] * share), stream("reviews", seed) + 50, split)
+        talk = make_dialogues(int(CORPUS["dialogues"] * share), stream("dialogues", seed) + 50, split)
+        texts = [r["text"] for r in reviews]
+        texts += [render_example(d["messages"][:-1], d["messages"][-1]["content"]) for d in talk]
+        return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+
+    model, tokenizer, metrics = train_from_scratch(
+        corpus("train", max(scale, 0.05)), settings.models.scratch, seed,
+        validation=corpus("validation", 0.02))
+    metrics["parameters"] = count_parameters(model)["total"]
+    save(model, tokenizer, out / "models" / "base", half=True)
+    card(out / "models" / "base", "Base language model", BASE_CARD, metrics)
+    model = model.float()
+    rows = load_demonstrations(settings, "train", max(200, int(6000 * scale)))
+    held_out = load_demonstrations(settings, "validation", settings.sft.eval_rows)
+    before = response_loss(model, tokenizer, held_out)
+    train_sft(model, tokenizer, rows, settings, seed=seed)
+    tuned = {"val_loss_before": before, "val_loss": response_loss(model, tokenizer, held_out)}
+    save(model, tokenizer, out / "models" / "sampler", half=True)
+    card(out / "models" / "sampler", "Sampler of the on-policy pairs", SAMPLER_CARD, tuned)
+
+    classifier, wordpiece, judged = train_classifier(
+        load_reviews(settings, "train"), load_reviews(settings, "test"), settings.models.scratch,
+        seed)
+    judged["parameters"] = count_parameters(classifier)["total"]
+    save(classifier, wordpiece, out / "models" / "classifier", half=True)
+    card(out / "models" / "classifier", "Sentiment classifier", CLASSIFIER_CARD, judged)
+
+
+BASE_CARD = """
+A GPT-2-architecture language model with a byte-level BPE tokenizer, trained from random weights on
+film reviews and dialogues of the embedded world (all of them written by the generator, answers of
+every quality). It continues text; it has not been taught to answer well.
+"""
+SAMPLER_CARD = """
+The base model after supervised fine-tuning on the embedded demonstrations, with the settings of
+the embedded profile. Half of the preference pairs are two samples of this model to one prompt.
+"""
+CLASSIFIER_CARD = """
+A DistilBERT-architecture classifier (label 1 is positive) with its own WordPiece tokenizer, trained
+from random weights on the embedded training reviews and random stretches of them. It is the reward
+of notebook 06 and has never seen the truth it is later compared with.
+"""
+
+
+def card(folder: Path, title: str, text: str, metrics: dict[str, Any]) -> None:
+    """A README.md that says how a model was made and what was measured."""
+    lines = [f"# {title}", text.strip(), "", "Made by `python data/build.py`. Weights are float16 "
+             "safetensors.", "", "| measured | value |", "|---|---|"]
+    for key, value in metrics.items():
+        if key not in ("curve", "seconds"):
+            lines.append(f"| {key} | {value:.4g} |" if isinstance(value, float)
+                         else f"| {key} | {value} |")
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    print(f"{title}: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                                   for k, v in metrics.items() if k != "curve"), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
