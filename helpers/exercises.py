@@ -366,3 +366,151 @@ def check_rating_zero(function: Callable) -> bool:
         return False
     print(f"right: {arrived} of {total} walks arrive.")
     return True
+
+
+# --- 05, PPO --------------------------------------------------------------------------------
+
+
+def _tell(given: Any, right: Any, mistakes: list[tuple[Any, str]], well_done: str) -> bool:
+    """Compare a tensor with the right one and with those of named mistakes, and say which it is."""
+    import torch
+
+    given = torch.as_tensor(given, dtype=torch.float32)
+    if given.shape != right.shape:
+        say = f"the result has shape {tuple(given.shape)}; it must be {tuple(right.shape)}"
+    elif torch.allclose(given, right, atol=1e-4):
+        print(f"right: {well_done}.")
+        return True
+    else:
+        close = [text for wrong, text in mistakes if torch.allclose(given, wrong, atol=1e-4)]
+        where = tuple((given - right).abs().reshape(right.shape).nonzero()[0].tolist())
+        say = close[0] if close else (
+            f"it first differs at {list(where)}: {given[where].item():.4f}, not "
+            f"{right[where].item():.4f}"
+        )
+    print(f"not right yet: {say}.")
+    return False
+
+
+def check_gae(function: Callable) -> bool:
+    """Exercise 05.1: `function(rewards, values, mask, gamma, lam)` -> (advantages, returns)."""
+    import torch
+
+    from helpers import ppo
+
+    rewards = torch.tensor([[0.1, -0.2, 1.0, 0.0], [0.3, 0.5, -0.4, 2.0]])
+    values = torch.tensor([[0.5, 0.4, 0.8, 9.0], [0.2, -0.6, 0.7, 0.9]])
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    gamma, lam = 0.9, 0.8
+    given = _answer(function, rewards, values, mask, gamma, lam)
+    if given is None:
+        return False
+    if not isinstance(given, tuple) or len(given) != 2:
+        print("not right yet: return two tensors, (advantages, returns).")
+        return False
+
+    def variant(g=gamma, x=lam, m=mask, r=rewards, v=values):
+        return ppo.gae(r, v, m, g, x)[0]
+
+    ones = torch.ones_like(mask)
+    advantages, returns = ppo.gae(rewards, values, mask, gamma, lam)
+    forwards = ppo.gae(rewards.flip(1), values.flip(1), mask.flip(1), gamma, lam)[0].flip(1)
+    unmasked = variant(m=ones, r=rewards, v=values)
+    mistakes = [
+        (unmasked, "the value and reward beyond the end of a response leak in; did you use mask?"),
+        (unmasked * mask, "a response's last step still looks at the value of padding after it"),
+        (variant(x=1.0), "lam has no effect; each later error counts gamma · lam times less"),
+        (variant(g=1.0), "gamma has no effect"),
+        (variant(x=0.0), "this is the one-step error only; add gamma · lam · the next advantage"),
+        (variant(x=lam / gamma), "the next advantage must be weighted with gamma · lam, not lam"),
+        (returns * mask, "these are the returns; subtract the values to get the advantages"),
+        (-advantages, "the sign is wrong; is it reward + gamma · next value - value?"),
+        (forwards, "the sum runs the wrong way; start at the last step and go backwards"),
+    ]
+    if not _tell(torch.as_tensor(given[0]) * mask, advantages, mistakes, "these are advantages"):
+        return False
+    mistakes = [
+        (advantages, "the returns are advantages plus values, not the advantages again"),
+        (rewards * mask, "the returns are advantages plus values, not the rewards"),
+    ]
+    return _tell(torch.as_tensor(given[1]) * mask, returns * mask, mistakes,
+                 "so are the returns; this can train a model")
+
+
+def check_clipped_loss(function: Callable) -> bool:
+    """Exercise 05.2: `function(logprobs, old_logprobs, advantages, mask, clip_range)`, one loss."""
+    import torch
+
+    from helpers import ppo
+
+    logprobs = torch.tensor([[-1.0, -0.2, -2.0], [-1.5, -0.4, -3.0]])
+    old = torch.tensor([[-1.5, -0.9, -1.2], [-1.0, -0.5, -0.1]])
+    advantages = torch.tensor([[1.0, -1.0, 2.0], [-0.5, 0.8, 5.0]])
+    mask = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    given = _answer(function, logprobs, old, advantages, mask, 0.2)
+    if given is None:
+        return False
+
+    def mean(x, m=mask):
+        return (x * m).sum() / m.sum()
+
+    def surrogate(ratio):
+        clipped = ratio.clamp(0.8, 1.2)
+        return ratio * advantages, clipped * advantages
+
+    right = ppo.policy_loss(logprobs, old, advantages, mask, 0.2)
+    plain, clipped = surrogate((logprobs - old).exp())
+    lower = torch.minimum(plain, clipped)
+    inverted = torch.minimum(*surrogate((old - logprobs).exp()))
+    difference = torch.minimum(*surrogate(logprobs - old))
+    mistakes = [
+        (-right, "the sign is wrong: a loss is minimised, so it is minus the surrogate"),
+        (-mean(torch.maximum(plain, clipped)),
+         "of the two terms take the worse one for the policy: min of the gains, max of the losses"),
+        (-mean(plain), "nothing is clipped; compare with the ratio held within 1 ± clip_range"),
+        (-mean(clipped), "only the clipped term is used; then a bad step is never undone"),
+        (-mean(inverted), "the ratio is upside down; it is new over old"),
+        (-mean(difference), "the ratio is exp(logprobs - old_logprobs); the exp is missing"),
+        (-mean(lower, torch.ones_like(mask)), "padding counts; average over the mask only"),
+        (-(lower * mask).sum() / mask.numel(), "divide by the number of real tokens"),
+        (-(lower * mask).sum(), "this is a sum; take the mean over real tokens"),
+        (-((lower * mask).sum(1) / mask.sum(1)).mean(),
+         "this is the mean of each response's mean; every token should weigh the same"),
+    ]
+    return _tell(given, right, mistakes, "clipped, pessimistic and masked")
+
+
+def check_token_rewards(function: Callable) -> bool:
+    """Exercise 05.3: `function(scores, logprobs, reference_logprobs, mask, kl_coef)`."""
+    import torch
+
+    from helpers import ppo
+
+    scores = torch.tensor([2.0, -1.0])
+    logprobs = torch.tensor([[-1.0, -0.2, -2.0], [-1.5, -0.4, -9.0]])
+    reference = torch.tensor([[-1.5, -0.9, -1.2], [-1.0, -0.5, -0.1]])
+    mask = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    coef = 0.3
+    given = _answer(function, scores, logprobs, reference, mask, coef)
+    if given is None:
+        return False
+    right = ppo.token_rewards(scores, logprobs, reference, mask, coef)
+    kl = logprobs - reference
+    at_end = right + coef * kl * mask  # the score alone, at the last real token
+    last_column = torch.zeros_like(kl)
+    last_column[:, -1] = scores
+    whole = at_end * (1 - coef * (kl * mask).sum(1, keepdim=True) / scores[:, None])
+    mistakes = [
+        (at_end + coef * kl * mask, "the sign of the KL term is wrong: distance costs"),
+        (at_end - kl * mask, "did you multiply by the KL coefficient?"),
+        (at_end, "the KL term is missing"),
+        (-coef * kl * mask, "the score is missing; it belongs to the last real token"),
+        (-coef * kl * mask + last_column,
+         "the score stands in the last column; it belongs to the last token inside the mask"),
+        (-coef * kl * mask + scores[:, None] * mask,
+         "the score is paid at every token; it is paid once, at the last real one"),
+        (-coef * kl + at_end, "padding has a KL term; nothing happens beyond the end"),
+        (whole, "the whole KL is paid at the end; pay it where it arises, token by token"),
+        (at_end - coef * kl.exp() * mask, "KL per token is the difference of logs, not a ratio"),
+    ]
+    return _tell(given, right, mistakes, "the KL cost at each token, the score at the last one")

@@ -273,3 +273,74 @@ def dots(
              ylim=(len(groups) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     return figure
+
+
+# --- 05, PPO --------------------------------------------------------------------------------
+
+
+def grouped_bars(
+    groups: Mapping[str, Sequence[float]], names: Sequence[str], *, ylabel: str, title: str = ""
+):
+    """Bars side by side: `groups` maps a label to one height per name on the x axis."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    width = 0.8 / len(groups)
+    for i, (label, heights) in enumerate(groups.items()):
+        x = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width
+        axes.bar(x, heights, width * 0.92, label=label, color=COLOURS[i % len(COLOURS)])
+    axes.set(xticks=range(len(names)), xticklabels=names, ylabel=ylabel, title=title)
+    axes.grid(axis="x", visible=False)
+    axes.legend()
+    return figure
+
+
+def panels(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], measures: Mapping[str, str], *,
+    x: str = "step", columns: int = 3, healthy: Mapping[str, tuple[float, float]] | None = None,
+):
+    """One small plot per measure, one line per run.
+
+    `runs` maps a label to the trainer's history; `measures` maps a key of its rows to the panel's
+    title; `healthy` maps a key to the (low, high) range that is shaded, either end may be infinite.
+    """
+    import matplotlib.pyplot as plt
+
+    rows = -(-len(measures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.1 * rows), squeeze=False)
+    for axis in axes.flat[len(measures):]:
+        axis.axis("off")
+    for axis, (key, title) in zip(axes.flat, measures.items(), strict=False):
+        for i, (label, history) in enumerate(runs.items()):
+            axis.plot([row[x] for row in history], [row[key] for row in history],
+                      color=COLOURS[i % len(COLOURS)], lw=1.6, label=label)
+        if healthy and key in healthy:
+            low, high = axis.get_ylim()
+            bottom, top = healthy[key]
+            axis.axhspan(max(bottom, low), min(top, high), color="#009E73", alpha=0.10, lw=0)
+            axis.set_ylim(low, high)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(x if x != "step" else "update")
+    if len(runs) > 1:
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(runs))
+    return figure
+
+
+def clipped_objective(clip_range: float = 0.2):
+    """The clipped surrogate of one token against its ratio, for a good and for a bad action."""
+    import matplotlib.pyplot as plt
+
+    ratio = np.linspace(0.4, 1.6, 241)
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.9))
+    for axis, advantage in zip(axes, (1.0, -1.0), strict=True):
+        clipped = np.clip(ratio, 1 - clip_range, 1 + clip_range) * advantage
+        axis.plot(ratio, ratio * advantage, color=COLOURS[6], ls="--", lw=1.3, label="ratio · A")
+        axis.plot(ratio, np.minimum(ratio * advantage, clipped), color=COLOURS[0], lw=2.2,
+                  label="clipped objective")
+        axis.axvspan(1 - clip_range, 1 + clip_range, color="#009E73", alpha=0.10, lw=0)
+        axis.plot(1, advantage, "o", color="black", ms=5)
+        axis.set(xlabel="ratio new / old", title=f"advantage A = {advantage:+.0f}")
+    axes[0].set_ylabel("objective of one token")
+    axes[0].legend(loc="upper left")
+    return figure
