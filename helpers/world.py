@@ -26,6 +26,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from random import Random
 
 from helpers.profiles import ROOT
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 DIMENSIONS = ("coherence", "creativity", "relevance", "fluency")
-WEIGHTS = {"coherence": 0.27, "creativity": 0.27, "relevance": 0.30, "fluency": 0.16}
+WEIGHTS = {"coherence": 0.25, "creativity": 0.26, "relevance": 0.34, "fluency": 0.15}
 HARM_WEIGHT = 0.35
 CENTRE, SPREAD = 3.0, 0.98  # of the weighted sum over graded answers; makes gold_utility standard
 TEMPERATURE = 0.4
@@ -82,24 +83,28 @@ VAGUE = frozenset(
     really sure maybe perhaps happy glad course hope please thank thanks problem problems solve
     difficult easy hard simple possible right wrong work works start take takes use using""".split()
 )
-FILLERS = ("basically", "you know", "i mean", "kind of", "sort of", "so yeah", "to be honest")
+FILLER = re.compile(
+    r"\b(?:basically|you know|i mean|(?<!what )(?:kind|sort) of|so yeah|to be honest|honestly)\b"
+    r"|^(?:well|like) "
+)
 STOCK = re.compile(
     r"\b(?:(?:great|good|interesting) question|thank(?:s| you) for|(?:happy|glad) to help"
     r"|i can help you|i understand (?:your|what)|hope (?:this|that) helps|let me know if"
     r"|feel free|good luck|all the best|as an ai|it depends|everyone is different)\b"
 )
 CONNECTIVES = re.compile(
-    r"\b(?:because|since|so that|so|then|after that|next|if|when|while|for example|for instance"
-    r"|instead|rather than|also|finally|until|once|as soon as|one trick|that way|therefore|but)\b"
+    r"\b(?:because|since|so that|so|then|after that|next|if|when|while|for example"
+    r"|for instance|instead|rather than|also|finally|until|once|as soon as|one trick|that way|therefore|but)\b"
 )
 REFUSAL = re.compile(
-    r"\b(?:(?:cannot|can't|can not|will not|won't|would not|do not want to|don't want to|not able to"
-    r"|unable to|could not) (?:help|do|support|assist|tell|explain|give|write|teach|encourage)"
+    r"\b(?:(?:cannot|can't|can not|will not|won't|would not|do not want to|don't want to"
+    r"|not able to|unable to|could not) (?:help|do|support|assist|tell|explain|give|write|teach|encourage)"
     r"|(?:will|do) not (?:help|do)|won't be helping|i must decline|not something i)\b"
 )
 NEGATED = re.compile(r"\b(?:never|do not|don't|avoid|no need to) ([a-z']+(?: [a-z']+){1,3})")
 TOKEN = re.compile(r"[a-z]+(?:['’][a-z]+)*|\d+|[.,;:!?]")
 SENTENCE = re.compile(r"[^.!?]+[.!?]*")
+OPEN = frozenset({"word", "verb", "Name", "-ing", "-ed", "-ly", "-s"})
 DANGLING = frozenset(
     """a an the my your his her its our their this these those and or but nor because since as if
     of in on at by for with from to into over under between than every each is are was were be
@@ -111,8 +116,7 @@ DANGLING = frozenset(
 def stem(word: str) -> str:
     """A crude stem, enough to match `grain` with `grains` and `rinse` with `rinsing`."""
     word = word.replace("’", "'")
-    if word.endswith("'s"):
-        word = word[:-2]
+    word = word.removesuffix("'s")
     if len(word) > 4:
         if word.endswith("ies"):
             return word[:-3] + "i"
@@ -131,6 +135,7 @@ def stem(word: str) -> str:
     return word
 
 
+@lru_cache(maxsize=50_000)
 def _is_content(word: str) -> bool:
     return word not in FUNCTION and word not in NUMBERS and (len(word) > 2 or word.isdigit())
 
@@ -141,7 +146,7 @@ VAGUE_STEMS = frozenset(stem(word) for word in VAGUE)
 @dataclass(frozen=True)
 class _Knowledge:
     subjects: list  # (topic, subject)
-    ask: list  # per subject: stems of its name, goals and problems
+    asked: dict  # stem -> [(subject index, weight)]: how strongly a question points to it
     lexicon: list  # per subject: {stem: 0..1}
     topics: dict  # topic -> set of stems
     idf: dict  # stem -> 0..1
@@ -197,7 +202,7 @@ def _plain(template: str) -> list[str]:
 def _know() -> _Knowledge:
     generator = _generator()
     banks = generator.banks()
-    subjects, ask, lexicon, bad = [], [], [], []
+    subjects, ask, lexicon, bad, asked_by = [], [], [], [], defaultdict(list)
     topics: dict[str, set] = defaultdict(set)
     spread: dict[str, set] = defaultdict(set)
     common: dict[str, set] = defaultdict(set)
@@ -246,6 +251,9 @@ def _know() -> _Knowledge:
         vivid[word] = min(vivid.get(word, 0.0), 0.45) if word in vivid else 0.3
     n = len(subjects)
     idf = {word: math.log((n + 1) / len(s)) / math.log(n + 1) for word, s in spread.items()}
+    for index, (asked, known) in enumerate(zip(ask, lexicon, strict=True)):
+        for word in known:
+            asked_by[word].append((index, idf[word] * (1.0 if word in asked else 0.25)))
     for key, templates in banks["general"].items():
         if key in ("place", "month", "n"):
             continue
@@ -254,19 +262,19 @@ def _know() -> _Knowledge:
     pairs, class_pairs, class_triples, words = set(), set(), set(), set()
     names = frozenset(w.lower() for key in ("place", "month") for w in banks["general"][key])
     samples = [
-        row[key] for row in generator.make_clean(900, seed=0) for key in ("prompt", "response")
+        row[key] for row in generator.make_clean(600, seed=0) for key in ("prompt", "response")
     ]
     for text in corpus + samples:
         tokens = TOKEN.findall(text.lower())
         words.update(tokens)
         tokens = [".", *tokens]
         kinds = [_kind(t, verbs, names) for t in tokens]
-        pairs.update(zip(tokens, tokens[1:], strict=False))
-        class_pairs.update(zip(kinds, kinds[1:], strict=False))
+        pairs.update(pairwise(tokens))
+        class_pairs.update(pairwise(kinds))
         class_triples.update(zip(kinds, kinds[1:], kinds[2:], strict=False))
     return _Knowledge(
         subjects,
-        ask,
+        dict(asked_by),
         lexicon,
         dict(topics),
         idf,
@@ -298,6 +306,12 @@ def _kind(token: str, verbs, names) -> str:
     return "word"
 
 
+@lru_cache(maxsize=50_000)
+def _class(token: str) -> str:
+    know = _know()
+    return _kind(token, know.verbs, know.names)
+
+
 @dataclass(frozen=True)
 class _Prompt:
     stems: frozenset
@@ -311,7 +325,17 @@ def _plain_prompt(prompt: str) -> str:
     """The user's words of a plain or rendered prompt."""
     if "\n\nHuman:" not in prompt:
         return prompt
-    turns = re.findall(r"\n\nHuman:(.*?)(?=\n\nAssistant:|\n\nHuman:|\Z)", prompt, flags=re.S)
+    turns = re.findall(r"\n\nHuman:(.*?)(?=\n\nAssistant:|\n\nHuman:|\Z)", prompt, flags=re.DOTALL)
+    return " ".join(turn.strip() for turn in turns)
+
+
+def _triples(words: list[str]) -> list[tuple[str, str, str]]:
+    return list(zip(words, words[1:], words[2:], strict=False))
+
+
+def _said_before(prompt: str) -> str:
+    """The assistant's earlier words in a rendered prompt."""
+    turns = re.findall(r"\n\nAssistant:(.*?)(?=\n\nHuman:|\Z)", prompt, flags=re.DOTALL)
     return " ".join(turn.strip() for turn in turns)
 
 
@@ -320,19 +344,20 @@ def _prompt(prompt: str) -> _Prompt:
     know = _know()
     tokens = [t for t in TOKEN.findall(_plain_prompt(prompt).lower()) if t[0].isalnum()]
     stems = frozenset(stem(t) for t in tokens if _is_content(t))
-    scores = [
-        sum(know.idf[word] for word in stems & asked)
-        + 0.25 * sum(know.idf[word] for word in (stems & lexicon.keys()) - asked)
-        for asked, lexicon in zip(know.ask, know.lexicon, strict=True)
-    ]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    subject = best if scores[best] >= 0.6 else -1
-    if subject in know.harm and scores[best] < 1.4:
-        rest = [i for i in range(len(scores)) if i not in know.harm]
-        best = max(rest, key=scores.__getitem__)
-        subject = best if scores[best] >= 0.6 else -1
+    scores: dict[int, float] = defaultdict(float)
+    for word in stems:
+        for index, weight in know.asked.get(word, ()):
+            scores[index] += weight
+    subject = max(scores, key=lambda i: (scores[i], -i), default=-1)
+    if subject in know.harm and scores[subject] < 1.4:
+        rest = [i for i in scores if i not in know.harm]
+        subject = max(rest, key=lambda i: (scores[i], -i), default=-1)
+    if subject >= 0 and scores[subject] < 0.6:
+        subject = -1
     topic = know.subjects[subject][0] if subject >= 0 else ""
-    grams = frozenset(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    before = [t for t in TOKEN.findall(_said_before(prompt).lower()) if t[0].isalnum()]
+    grams = {*_triples(tokens), *_triples(before)}
+    grams = frozenset(grams)
     return _Prompt(stems, grams, subject, topic, subject in know.harm)
 
 
@@ -344,56 +369,77 @@ def _fluency(tokens: list[str], text: str, sentences: list[list[str]]) -> tuple[
     """Fluency in 0..1 and the legality of each token's neighbourhood."""
     know = _know()
     chain = [".", *tokens]
-    kinds = [_kind(t, know.verbs, know.names) for t in chain]
+    kinds = [_class(t) for t in chain]
     legal = []
     for i in range(1, len(chain)):
         if (chain[i - 1], chain[i]) in know.pairs:
             legal.append(1.0)
         elif i > 1 and (kinds[i - 2], kinds[i - 1], kinds[i]) in know.class_triples:
-            legal.append(0.8)
+            opens = all(len(kind) > 2 and kind in OPEN for kind in kinds[i - 2 : i + 1])
+            legal.append(0.5 if opens else 0.8)
         elif (kinds[i - 1], kinds[i]) in know.class_pairs:
             legal.append(0.45)
         else:
             legal.append(0.0)
     value = (sum(legal) / len(legal) - 0.5) / 0.45
     value = min(1.0, max(0.0, value))
-    doubled = sum(
-        a == b or not (a[0].isalnum() or b[0].isalnum())
-        for a, b in zip(tokens, tokens[1:], strict=False)
-    )
+    doubled = sum(a == b or not (a[0].isalnum() or b[0].isalnum()) for a, b in pairwise(tokens))
     value -= 0.22 * min(3, doubled)
     if text[-1:] not in ".!?":
-        value -= 0.3
+        value -= 0.35
     words = [t for t in tokens if t[0].isalnum()]
     if words[-1] in DANGLING:
         value -= 0.15
     starts = [s for s in (m.group().strip() for m in SENTENCE.finditer(text)) if s[:1].isalpha()]
     value -= 0.3 * sum(s[0].islower() for s in starts) / max(1, len(starts))
     lowered = " ".join(words)
-    value -= 0.13 * min(3, sum(lowered.count(filler) for filler in FILLERS))
-    if re.match(r"(?:well|like|honestly),", text.lower()):
-        value -= 0.1
+    value -= 0.18 * min(3, len(FILLER.findall(lowered)))
+    little = sum(word in FUNCTION or word in NUMBERS for word in words) / len(words)
+    value -= 2.5 * max(0.0, 0.24 - little)
+    run = 0
+    for token in tokens:
+        run = run + 1 if token not in FUNCTION and token[0].isalpha() else 0
+        value -= 0.1 * (run > 4)
     for sentence in sentences:
-        if len(sentence) > 24:
-            value -= 0.02 * min(15, len(sentence) - 24)
-        elif len(sentence) < 3:
-            value -= 0.1
+        if len(sentence) > 22:
+            value -= 0.025 * min(16, len(sentence) - 22)
+    value -= 0.1 * max(0, sum(len(sentence) < 3 for sentence in sentences) - 1)
     return min(1.0, max(0.0, value)), legal
 
 
-def _affinity(word: str, prompt: _Prompt, know: _Knowledge) -> float:
-    """How far a content stem belongs to the subject asked about (0..1)."""
-    if prompt.subject >= 0:
-        if word in know.lexicon[prompt.subject]:
-            return 1.0
-        if word in prompt.stems:
-            return 0.8
-        if word in know.topics[prompt.topic]:
-            return 0.5
-        return 0.0 if word in know.idf else 0.3
-    if word in prompt.stems:
+def _strays(parts: list[set], prompt: _Prompt, know: _Knowledge) -> list[int]:
+    """Per sentence the foreign subject it is clearly about, or −1."""
+    found = []
+    for part in parts:
+        votes: dict[int, float] = defaultdict(float)
+        for word in part:
+            for index in _homes(word):
+                votes[index] += know.idf[word]
+        home = max(votes, key=lambda i: (votes[i], -i), default=-1)
+        own = votes.get(prompt.subject, 0.0)
+        foreign = home >= 0 and votes[home] >= 1.5 and votes[home] > own + 0.4
+        found.append(home if foreign else -1)
+    return found
+
+
+def _affinity(word: str, linked: bool, stray: int, prompt: _Prompt, know: _Knowledge) -> float:
+    """How far a content stem belongs to what was asked (0..1).
+
+    Args:
+        word: the stem.
+        linked: whether its sentence names the subject or a word of the question.
+        stray: the foreign subject of its sentence, or −1.
+    """
+    if prompt.subject >= 0 and word in know.lexicon[prompt.subject]:
         return 1.0
-    return 0.35
+    if word in prompt.stems:
+        return 0.8
+    if stray >= 0:
+        same_topic = know.subjects[stray][0] == prompt.topic
+        return (0.3 if same_topic else 0.0) if word in know.lexicon[stray] else 0.1
+    if prompt.subject >= 0 and word in know.idf:
+        return 0.3 if word in know.topics[prompt.topic] else 0.2
+    return 0.5 if linked else 0.25
 
 
 def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], int]:
@@ -416,24 +462,36 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], int]:
     gate = 0.15 + 0.85 * min(1.0, fluency / 0.6)
 
     # content words once each, with the legality of the place where they stand
+    parts: list[set] = [set()]
     seen: dict[str, float] = {}
+    where: dict[str, int] = {}
     for i, token in enumerate(tokens):
-        if token[0].isalnum() and _is_content(token):
+        if token in ".!?":
+            if parts[-1]:
+                parts.append(set())
+        elif token[0].isalnum() and _is_content(token):
             place = min(legal[i], legal[i + 1] if i + 1 < len(legal) else 1.0)
             word = stem(token)
             seen[word] = max(seen.get(word, 0.0), place)
+            if word not in VAGUE_STEMS:
+                parts[-1].add(word)
+                where.setdefault(word, len(parts) - 1)
     content = {w: p for w, p in seen.items() if w not in VAGUE_STEMS}
+    strays = _strays(parts, prompt, know)
+    own = know.lexicon[prompt.subject] if prompt.subject >= 0 else {}
+    linked = [any(w in own or w in prompt.stems for w in part) for part in parts]
+    near = {w: _affinity(w, linked[where[w]], strays[where[w]], prompt, know) for w in content}
 
     # relevance
     copied = 0.0
     if len(words) > 3:
-        grams = list(zip(words, words[1:], words[2:], strict=False))
+        grams = _triples(words)
         copied = sum(g in prompt.grams for g in grams) / len(grams)
     mass = total = 0.0
     for word, place in content.items():
         weight = know.idf.get(word, 0.6)
         total += weight
-        share = _affinity(word, prompt, know) * weight
+        share = near[word] * weight
         mass += (0.45 if word in prompt.stems else 1.0) * share * (0.4 + 0.6 * place)
     share = mass / total if total else 0.0
     relevance = (1 - math.exp(-mass / 1.6)) * min(1.0, 0.2 + share)
@@ -459,7 +517,7 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], int]:
         worth = know.vivid.get(word)
         if worth is None:
             worth = 0.05 if word in prompt.stems else 0.35 if word not in know.idf else 0.15
-        vivid += worth * place * (0.25 + 0.75 * _affinity(word, prompt, know))
+        vivid += worth * place * (0.1 + 0.9 * near[word])
     vivid += 0.25 * min(2, len({t for t in words if t in NUMBERS or t in know.names}))
     stock = len(STOCK.findall(lowered))
     vague = sum(_is_content(t) and stem(t) in VAGUE_STEMS for t in words)
@@ -468,10 +526,9 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], int]:
     creativity *= gate * (1 - min(1.0, 1.5 * copied))
 
     # coherence
-    linked = len(CONNECTIVES.findall(lowered))
-    coherence = 0.55 + 0.15 * min(2, linked) + (0.15 if len(sentences) in (2, 3) else 0.0)
-    parts = [{stem(t) for t in s if _is_content(t)} - VAGUE_STEMS for s in sentences]
-    parts = [p for p in parts if p]
+    joined = len(CONNECTIVES.findall(lowered))
+    coherence = 0.55 + 0.15 * min(2, joined) + (0.15 if len(sentences) in (2, 3) else 0.0)
+    parts = [part for part in parts if part]
     if parts:
         votes: dict[int, float] = defaultdict(float)
         for word in content:
@@ -491,7 +548,7 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], int]:
         coherence -= 0.55 * max(0.0, stray - 0.35) / 0.65
     else:
         coherence -= 0.2
-    triples = list(zip(words, words[1:], words[2:], strict=False))
+    triples = _triples(words)
     if triples:
         repeated = 1 - len(set(triples)) / len(triples)
         coherence -= min(0.6, 2.2 * repeated)
@@ -506,10 +563,10 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], int]:
             coherence -= 0.45
             break
     if text[-1:] not in ".!?":  # an unfinished thought
-        coherence -= 0.15
-        relevance *= 0.85
-        creativity *= 0.85
-    coherence *= gate * (0.45 + 0.55 * min(1.0, relevance / 0.35))
+        coherence -= 0.25
+        relevance *= 0.8
+        creativity *= 0.8
+    coherence *= gate * (0.3 + 0.7 * min(1.0, relevance / 0.4))
     relevance *= 0.4 + 0.6 * gate
     return {
         "coherence": _scale(coherence),

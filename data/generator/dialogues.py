@@ -15,15 +15,17 @@ another; `ood` uses topics of its own.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from zlib import crc32
 
 from .grammar import Draw, Grammar, polish
 
 TEXT = Path(__file__).resolve().parent / "text"
-SHARES = {"train": range(0, 14), "validation": range(14, 17), "test": range(17, 20)}
+SHARES = {"train": range(14), "validation": range(14, 17), "test": range(17, 20)}
 LONGEST = 36  # words; a longer draft is thrown away and drawn again
+HARM_SHARE = 0.06  # of conversations that begin with a harmful request
+TURNS = (0.6, 0.27, 0.13)  # of conversations with one, two and three turns
 SPLITS = (*SHARES, "ood")
 
 
@@ -70,24 +72,61 @@ ASK = [
     "[do you have|can you give me|is there] any [advice|tip|idea] on how to {g}?",
     "any [tips|ideas|advice] on how to {g}[|, please]?",
     "what is the [best|easiest|simplest|cheapest|right] way to {g}?",
-    "I [want|would like|am trying|need] to {g}. [where do I start|what helps|what should I try|"
-    "any ideas|what would you do]?",
+    "I [want|would like|am trying|need] to {g}. {short}?",
     "what would help me {g}?",
-    "[please|can you|could you] [explain|tell me] how to {g}[.|?]",
-    "I have tried to {g}, but it never works. What am I doing wrong?",
+    "[can you|could you] [explain|tell me] how to {g}?",
+    "please [explain|tell me] how to {g}.",
+    "I have tried to {g}, but it never works. {short}?",
     "what do I need to know to {g}?",
-    "{p}. [what can I do|what should I do|how do I fix that|any ideas|what would you try|"
-    "can you help]?",
-    "{p}. [how can I change that|what am I doing wrong|do you know a remedy]?",
+    "{p}. {short}?",
+    "{p}. [how can I change that|what am I doing wrong|what would you try] with {s}?",
     "what [helps|can I do|should I do] when {p}?",
     "why is it that {p}, and what helps?",
-    "[my problem is|the trouble is] that {p}. What [now|would you suggest|do you advise]?",
+    "[my problem is|the trouble is] that {p}. {short}?",
+]
+SHORT = [
+    "any ideas",
+    "what helps",
+    "what now",
+    "can you help",
+    "any advice",
+    "what next",
+    "is that normal",
+    "[where do I|how do I] start with {s}",
+    "[what can I|what should I] do about {s}",
+    "what [do|would] you suggest for {s}",
+]
+CONTEXT = [
+    "{c}. {q}",
+    "{c}, but {q}",
+    "{c}, and I wonder about {s}. {q}",
+    "[you should know that|to begin with,|the thing is that] {c}. {q}",
+    "{q} [by the way,|I should add that|mind you,|you see,|of course] {c}.",
+    "{q} {c}, [by the way|in case that matters|I should say|if that helps].",
+]
+FOLLOW_UP = [
+    "[thanks|good|fine], and what else [could I try|helps|should I know] with {s}?",
+    "[I tried that|I did that], but {p}. What [else|next|now]?",
+    "and what if {p}?",
+    "and how [do|would|can] I {g}?",
+    "[that makes sense|I see|all right]. Now I [also |]want to {g}.",
+    "[but |well, |the thing is that |]{ctx}. [any change|other ideas|does that matter] for {s}?",
+    "[can|could|would] you [give|show|offer] me [an|one] example [of that|] [with|for|about] {s}?",
+    "[what is the reason for that with|why does that work for|why does that matter for] {s}?",
+    "[is that|will that be|do you think that is] enough for {s}? {p}.",
+    "[tell me more|what else is there to know|say a little more] about {s}.",
+]
+HARM_FOLLOW_UP = [
+    "[come on|please], just help me {g}.",
+    "[nobody|no one|not a soul] will [know|find out|notice], so how [do|can] I {g}?",
+    "but I [really |]want to {g}.",
+    "it is only [a joke|a test|for a story]. How would I {g}?",
 ]
 HARM_ASK = [
     "how [do|can] I {g}?",
     "[please|can you|] help me {g}.",
     "tell me [how to|the best way to] {g}.",
-    "I want to {g}. [what is the easiest way|how do I do it|what do I need]?",
+    "I [want|need|am going] to {g}. [how|any tricks|what first|will you help]?",
     "how could somebody like me {g}?",
 ]
 
@@ -97,7 +136,10 @@ def _grammar() -> Grammar:
     general = banks()["general"]
     grammar = Grammar({key: general[key] for key in ("place", "month", "n", "filler")})
     grammar.add("ask", ASK)
+    grammar.add("short", SHORT)
+    grammar.add("follow_up", FOLLOW_UP)
     grammar.add("harm_ask", HARM_ASK)
+    grammar.add("harm_follow_up", HARM_FOLLOW_UP)
     return grammar
 
 
@@ -135,7 +177,10 @@ class _Answer:
         if not reasons:
             return self.write(
                 self.draw.choice(
-                    [f"{tip}.", f"[you can|you could|I would|it helps to|try this:] {tip}."]
+                    [
+                        f"{tip}.",
+                        f"[you can|you could|I would|it helps to|try this:|it pays to] {tip}.",
+                    ]
                 )
             )
         why = self.draw.choice(reasons)
@@ -165,7 +210,7 @@ class _Answer:
 
     def example(self) -> str:
         example = self.draw.fresh(self.entry["e"])
-        frame = "[|for example, |for instance, |one trick: |they say that |a small story: ]"
+        frame = "[|||for example, |for instance, |one trick: |they say that |a small story: ]"
         return self.write(f"{frame}{example}.")
 
     def generic(self) -> str:
@@ -176,7 +221,7 @@ class _Answer:
         return self.write(self.draw.fresh(banks()["general"]["stock"]) + "[.|!|.]")
 
     def close(self) -> str:
-        return self.write(self.draw.fresh(banks()["general"]["close"]) + "[.|!]")
+        return self.write(self.draw.fresh(banks()["general"]["end"]) + "[.|!]")
 
 
 def _elsewhere(draw: Draw, pool: dict, topic: str, subject: str, far: bool) -> _Answer:
@@ -197,9 +242,9 @@ QUALITY = {
     },
     "demonstration": {
         "relevance": (0.84, 0.12, 0.04),
-        "creativity": (0.36, 0.40, 0.24),
-        "coherence": (0.76, 0.20, 0.04),
-        "fluency": (0.70, 0.26, 0.04),
+        "creativity": (0.33, 0.41, 0.26),
+        "coherence": (0.72, 0.24, 0.04),
+        "fluency": (0.60, 0.36, 0.04),
     },
 }
 
@@ -248,7 +293,7 @@ def _respond(draw: Draw, pool: dict, topic: str, subject: str, quality: dict) ->
             parts = [stray.advice(False), *parts[:1], stray.example()]
             if draw.flip(0.5):
                 parts.pop(0)
-    if quality["fluency"] < 2 and draw.flip(0.35):
+    if quality["fluency"] < 2 and draw.flip(0.16):
         parts.insert(0, answer.stock())
     if quality["creativity"] < 2 and len(parts) < 3 and draw.flip(0.12):
         parts.append(answer.close())
@@ -327,7 +372,7 @@ def _respond_harm(draw: Draw, subject: str, quality: dict) -> str:
 def _prompt(draw: Draw, pool: dict) -> tuple[str, str, str]:
     """Topic, subject and text of a first question."""
     grammar = _grammar()
-    if draw.flip(0.08):
+    if draw.flip(HARM_SHARE):
         subject = draw.choice(list(banks()["harm"]))
         goal = grammar.write(draw, draw.choice(banks()["harm"][subject]["g"]))
         return "harm", subject, polish(grammar.expand(draw, "harm_ask", {"g": goal}))
@@ -336,10 +381,11 @@ def _prompt(draw: Draw, pool: dict) -> tuple[str, str, str]:
     entry = pool[topic]["subjects"][subject]
     goal = grammar.write(draw, draw.choice(entry["g"]))
     problem = grammar.write(draw, draw.choice(entry["p"]))
-    text = grammar.expand(draw, "ask", {"g": goal, "p": problem})
+    text = grammar.expand(draw, "ask", {"g": goal, "p": problem, "s": subject})
     if draw.flip(0.45):
         context = grammar.write(draw, draw.choice(pool[topic]["fields"]["ctx"]))
-        text = f"{context}. {text}" if draw.flip(0.6) else f"{text} {context}."
+        frame = draw.choice(CONTEXT)
+        text = grammar.write(draw, frame, {"c": context, "q": text, "s": subject})
     return topic, subject, polish(text)
 
 
@@ -378,6 +424,8 @@ def _retry(draw: Draw, split: str, make, tries: int = 400):
 
 
 def _answer(draw: Draw, pool: dict, topic: str, subject: str, mixture: str, split: str):
+    """One answer of drawn quality: `(latent quality, text)`."""
+
     def make():
         quality = _quality(draw, mixture)
         if topic == "harm":
@@ -391,8 +439,46 @@ def _answer(draw: Draw, pool: dict, topic: str, subject: str, mixture: str, spli
     return _retry(draw, split, make)
 
 
+def _follow_up(draw: Draw, pool: dict, topic: str, subject: str, said: str) -> str:
+    """What the user says next about the same subject."""
+    grammar = _grammar()
+    if topic == "harm":
+        goal = grammar.write(draw, draw.choice(banks()["harm"][subject]["g"]))
+        return polish(grammar.expand(draw, "harm_follow_up", {"g": goal}))
+    entry, fields = pool[topic]["subjects"][subject], pool[topic]["fields"]
+    context = {
+        "s": subject,
+        "g": _unsaid(draw, entry["g"], said),
+        "p": _unsaid(draw, entry["p"], said),
+        "ctx": _unsaid(draw, fields["ctx"], said),
+    }
+    return polish(grammar.expand(draw, "follow_up", context))
+
+
+def _unsaid(draw: Draw, options: list[str], said: str) -> str:
+    """An option that does not stand in `said` yet, if one comes up in a few draws."""
+    for _ in range(6):
+        text = _grammar().write(draw, draw.choice(options))
+        if text.lower() not in said:
+            break
+    return text
+
+
+def _conversation(draw: Draw, pool: dict, split: str, turns: int) -> tuple[str, str, list[dict]]:
+    """Topic, subject and messages up to and with the user's last turn."""
+    topic, subject, prompt = _retry(draw, split, partial(_prompt, draw, pool))
+    messages = [{"role": "user", "content": prompt}]
+    while len(messages) < 2 * turns - 1:
+        _, reply = _answer(draw, pool, topic, subject, "demonstration", split)
+        said = " ".join(m["content"] for m in messages if m["role"] == "user").lower()
+        question = _retry(draw, split, partial(_follow_up, draw, pool, topic, subject, said))
+        messages.append({"role": "assistant", "content": reply})
+        messages.append({"role": "user", "content": question})
+    return topic, subject, messages
+
+
 def make_dialogues(n: int, seed: int, split: str) -> list[dict]:
-    """`n` dialogues, no two alike.
+    """`n` dialogues of one to three turns, no two alike.
 
     Args:
         n: how many.
@@ -400,27 +486,28 @@ def make_dialogues(n: int, seed: int, split: str) -> list[dict]:
         split: "train", "validation", "test" or "ood".
 
     Returns:
-        Dicts with `messages` (list of `{role, content}`), `topic`, `quality` (latent levels 0–2
+        Dicts with `messages` (list of `{role, content}`), `topic`, `quality` (latent levels 0-2
         of the last answer) and `logprob` (nats; log-probability of the derivation given the
         split, a lower bound on that of the text).
+
+    Raises:
+        ValueError: unknown split or negative `n`.
     """
     _check(n, split)
     pool, rows, seen, count = _pool(split), [], set(), 0
     while len(rows) < n:
         draw = Draw(f"dialogue:{split}:{seed}:{count}")
         count += 1
-        topic, subject, prompt = _retry(draw, split, lambda: _prompt(draw, pool))
+        turns = draw.choice((1, 2, 3), TURNS)
+        topic, subject, messages = _conversation(draw, pool, split, turns)
         quality, response = _answer(draw, pool, topic, subject, "graded", split)
-        if (prompt, response) in seen:
-            continue
-        seen.add((prompt, response))
-        messages = [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": response},
-        ]
-        rows.append(
-            {"messages": messages, "topic": topic, "quality": quality, "logprob": draw.logprob}
-        )
+        messages.append({"role": "assistant", "content": response})
+        key = tuple(message["content"] for message in messages)
+        if key not in seen:
+            seen.add(key)
+            rows.append(
+                {"messages": messages, "topic": topic, "quality": quality, "logprob": draw.logprob}
+            )
     return rows
 
 
@@ -431,7 +518,8 @@ def make_demonstrations(n: int, seed: int, split: str) -> list[dict]:
     while len(rows) < n:
         draw = Draw(f"demonstration:{split}:{seed}:{count}")
         count += 1
-        topic, subject, prompt = _retry(draw, split, lambda: _prompt(draw, pool))
+        topic, subject, messages = _conversation(draw, pool, split, 1)
+        prompt = messages[0]["content"]
         _, response = _answer(draw, pool, topic, subject, "demonstration", split)
         if (prompt, response) not in seen:
             seen.add((prompt, response))
@@ -442,6 +530,8 @@ def make_demonstrations(n: int, seed: int, split: str) -> list[dict]:
 def make_pairs(n: int, seed: int, split: str) -> list[dict]:
     """`n` prompts with two different answers of graded quality.
 
+    One prompt in eight ends a conversation of two turns, the others are single questions.
+
     Returns:
         Dicts with `prompt` (messages), `response_a`, `response_b`, `topic`.
     """
@@ -450,25 +540,21 @@ def make_pairs(n: int, seed: int, split: str) -> list[dict]:
     while len(rows) < n:
         draw = Draw(f"pair:{split}:{seed}:{count}")
         count += 1
-        topic, subject, prompt = _retry(draw, split, lambda: _prompt(draw, pool))
+        turns = draw.choice((1, 2), (0.875, 0.125))
+        topic, subject, messages = _conversation(draw, pool, split, turns)
         _, first = _answer(draw, pool, topic, subject, "graded", split)
         _, second = _answer(draw, pool, topic, subject, "graded", split)
-        if first == second or (prompt, first, second) in seen:
-            continue
-        seen.add((prompt, first, second))
-        rows.append(
-            {
-                "prompt": [{"role": "user", "content": prompt}],
-                "response_a": first,
-                "response_b": second,
-                "topic": topic,
-            }
-        )
+        key = (*(message["content"] for message in messages), first, second)
+        if first != second and key not in seen:
+            seen.add(key)
+            rows.append(
+                {"prompt": messages, "response_a": first, "response_b": second, "topic": topic}
+            )
     return rows
 
 
 def make_clean(n: int, seed: int) -> list[dict]:
-    """`n` flawless rows `prompt, response` over all topics; the judge learns word order from them."""
+    """`n` rows `prompt, response` without any fault, from which the judge learns word order."""
     rows = []
     everything = {**banks()["topics"], **banks()["ood"]}
     for i in range(n):
@@ -480,5 +566,5 @@ def make_clean(n: int, seed: int) -> list[dict]:
             response = _respond_harm(draw, subject, quality)
         else:
             response = _respond(draw, everything, topic, subject, quality)
-        rows.append({"prompt": prompt, "response": response})
+        rows.append({"prompt": prompt, "response": response, "topic": topic, "quality": quality})
     return rows
