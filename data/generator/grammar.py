@@ -8,6 +8,7 @@ of the text itself.
 `Grammar` expands templates written as strings:
 
     {name}      the value bound to `name` in the context, or a recursive expansion of rule `name`
+    {Name}      the same with a capital first letter
     [a|b|c]     one of the alternatives, each equally likely; they may be empty and may nest
 
     >>> grammar = Grammar({"who": ["my [brother|sister]", ("a friend", 2.0)]})
@@ -152,11 +153,18 @@ class Grammar:
                 option = part[draw.index(len(part))]
                 out.append(option if type(option) is str else self._walk(draw, option, context))
             else:  # [name]: a slot
-                value = context.get(part[0])
-                if value is None:
-                    value = self._walk(draw, self._pick(draw, part[0]), context)
-                out.append(value)
+                out.append(self._fill(draw, part[0], context))
         return "".join(out)
+
+
+    def _fill(self, draw: Draw, name: str, context: Mapping[str, str]) -> str:
+        value = context.get(name)
+        if value is not None:
+            return value
+        if name not in self._rules and name[0].isupper():  # {Name}: {name} with a capital
+            value = self._fill(draw, name[0].lower() + name[1:], context)
+            return value[:1].upper() + value[1:]
+        return self._walk(draw, self._pick(draw, name), context)
 
 
 def compile_template(text: str) -> list:
@@ -229,12 +237,14 @@ def fix_articles(text: str) -> str:
 
 _SPACES = re.compile(r"[ \t]+")
 _BEFORE = re.compile(r" +([,.;:!?])")
+_COMMA = re.compile(r",+([,.;:!?])")
 _STARTS = re.compile(r"((?:^|[.!?][\"”’)]?)\s+[\"“(]?|^[\"“(]?)([a-z])")
 
 
 def polish(text: str) -> str:
     """Articles, spaces, and a capital at the start of every sentence."""
     text = _BEFORE.sub(r"\1", _SPACES.sub(" ", text)).strip()
+    text = _COMMA.sub(r"\1", text)
     text = fix_articles(text)
     return _STARTS.sub(lambda m: m.group(1) + m.group(2).upper(), text)
 

@@ -38,9 +38,13 @@ RATING_WEIGHTS = (3, 2, 2, 2, 2, 2, 2, 3)
 # Share of the discussed aspects whose stance has the sign of the rating.
 AGREEMENT = {1: 0.96, 2: 0.9, 3: 0.84, 4: 0.74, 7: 0.74, 8: 0.84, 9: 0.9, 10: 0.96}
 SPLITS = ("train", "validation", "test", "ood")
-NUMBERS = (
-    "zero one two three four five six seven eight nine ten".split()  # scores out of ten
-)
+# Words aimed at, and how often.
+LENGTHS = ((55, 70, 85, 105, 135, 180), (20, 26, 22, 17, 10, 5))
+CLAUSE_KINDS = (46, 9, 13, 16, 16)  # straight, keep, flip, negated, contrast
+SENTENCE_KINDS = (52, 24, 14, 10)  # simple, chain, reported and denied, reported and shared
+NEGATIONS = (3, 3, 2, 1, 2)
+SHARED = ("frames", "adjectives", "pairs", "adv", "disagree", "agree")  # the same in every split
+NUMBERS = "zero one two three four five six seven eight nine ten".split()
 
 
 def is_unambiguous(review: dict) -> bool:
@@ -74,68 +78,87 @@ def count_clauses() -> int:
     return sum(len(bank) for name, bank in banks.items() if name.split()[1] in kinds)
 
 
+_IRREGULAR = {"have": "has", "be": "is", "do": "does", "go": "goes"}
+
+
+def _conjugate(verb: str) -> str:
+    if verb in _IRREGULAR:
+        return _IRREGULAR[verb]
+    if re.search(r"(s|x|z|ch|sh|o)$", verb):
+        return verb + "es"
+    if re.search(r"[^aeiou]y$", verb):
+        return verb[:-1] + "ies"
+    return verb + "s"
+
+
 def third_person(phrase: str) -> str:
     """A verb phrase in the base form, put into the third person singular."""
-    verb, _, rest = phrase.partition(" ")
-    irregular = {"have": "has", "be": "is", "do": "does", "go": "goes"}
-    if verb in irregular:
-        verb = irregular[verb]
-    elif re.search(r"(s|x|z|ch|sh|o)$", verb):
-        verb += "es"
-    elif re.search(r"[^aeiou]y$", verb):
-        verb = verb[:-1] + "ies"
-    else:
-        verb += "s"
-    return f"{verb} {rest}" if rest else verb
+    verb, space, rest = phrase.partition(" ")
+    second = re.match(r"and ([a-z]+)(?= with| in| like| us)", rest)
+    if second:  # "twist and turn with wit"
+        rest = f"and {_conjugate(second.group(1))}{rest[second.end():]}"
+    return f"{_conjugate(verb)}{space}{rest}"
+
+
+def plural(noun: str) -> str:
+    """The plural of a genre: comedy → comedies, heist film → heist films."""
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+_FIRST_PERSON = re.compile(r"\b(I|my|me|myself)\b")
 
 
 class _World:
     """The banks of one partition, and the grammar over them."""
 
     def __init__(self, split: str) -> None:
-        banks = read_banks()
-        keep_whole = ("frames", "adjectives", "pairs")
         self.banks = {
-            name: (bank if name.split()[1] in keep_whole else tuple(partition(bank, split)))
-            for name, bank in banks.items()
+            name: bank if name.split()[1] in SHARED or name.startswith("rule ")
+            else tuple(partition(bank, split))
+            for name, bank in read_banks().items()
         }
-        self.strength = {}
+        self.opinions: dict[tuple, tuple[str, ...]] = {}
         for aspect in ASPECTS:
             for sign in "+-":
-                own = self.banks[f"{aspect} adj{sign}"]
-                general = self.banks[f"any adj{sign}"]
                 for kind in ("adj", "vp", "clause"):
                     bank = self.banks[f"{aspect} {kind}{sign}"]
                     if kind == "adj":
-                        bank = (*own, *general) if len(own) * 2 > len(general) else (
-                            *own, *own, *general)
-                    strong = tuple(t[1:] for t in bank if t.startswith("!"))
-                    mild = tuple(t for t in bank if not t.startswith("!"))
-                    self.strength[aspect, kind, sign, 2] = strong + mild if strong else mild
-                    self.strength[aspect, kind, sign, 1] = mild or strong
-        general = {s: tuple(t.lstrip("!") for t in self.banks[f"any adj{s}"]) for s in "+-"}
-        self.general = general
+                        bank += self.banks[f"any adj{sign}"]
+                    for personal in (True, False):
+                        kept = [t for t in bank if personal or not _FIRST_PERSON.search(t)]
+                        strong = [t[1:] for t in kept if t.startswith("!")]
+                        mild = [t for t in kept if not t.startswith("!")]
+                        key = (aspect, kind, sign)
+                        self.opinions[*key, 2, personal] = tuple(strong * 2 + mild)
+                        self.opinions[*key, 1, personal] = tuple(mild or strong)
+        self.general = {
+            sign: tuple(t.lstrip("!") for t in self.banks[f"any adj{sign}"]) for sign in "+-"
+        }
+        self.plain = tuple(
+            t for t in self.banks["plain adjectives"] if not _FIRST_PERSON.search(t)
+        )
+        names = {
+            name.split()[1]: list(bank)
+            for name, bank in self.banks.items()
+            if name.split()[0] in ("rule", "names")
+        }
         self.grammar = Grammar(
-            {
-                "film": ["film", "picture", "movie"],
+            names
+            | {
                 "adv": list(self.banks["any adv"]),
-                "half": ["first half", "second half", "middle", "first hour", "last hour"],
-                "other": ["{otherfilm}"],
-                "otherfilm": [
-                    '{title_a} {title_n}', 'The {title_n}', 'The {title_n} of {place1}',
-                    'A {title_n} for {first}',
+                "half": ["first half", "second half", "first hour", "last hour"],
+                "other": [
+                    "{titleadj} {titlenoun}", "{titleadj} {titlenoun}", "The {titlenoun}",
+                    "The {titleadj} {titlenoun}", "The {titlenoun} of {city}",
+                    "A {titlenoun} for {first}", "{titlenoun} and {titlenoun}",
+                    "{first} and the {titlenoun}", "The {titlenoun} {day}",
                 ],
-                "title_a": list(self.banks["names titleadj"]),
-                "title_n": list(self.banks["names titlenoun"]),
-                "place1": [p for p in self.banks["names place"] if p[0].isupper()] or ["Leeds"],
                 "first": [*self.banks["names he"], *self.banks["names she"]],
-                "critic": list(self.banks["names critic"]),
-                "friend": list(self.banks["names friend"]),
+                "nuisance2": ["{nuisance}"],
             }
         )
-
-    def write(self, draw: Draw, template: str, context: dict) -> str:
-        return self.grammar.write(draw, template, context)
 
 
 @lru_cache
@@ -148,19 +171,21 @@ def _film(world: _World, draw: Draw) -> dict[str, str]:
     banks = world.banks
     film: dict[str, str] = {}
     for who in ("lead", "second", "director", "writer", "composer"):
-        he = draw.flip(0.5)
-        last = draw.fresh(banks["names last"])
-        film[who] = f"{draw.fresh(banks['names he' if he else 'names she'])} {last}"
-        film[f"{who}_last"] = last
-        film[f"{who}_he"] = "he" if he else "she"
+        first = draw.fresh(banks["names he" if draw.flip(0.5) else "names she"])
+        film[f"{who}_last"] = draw.fresh(banks["names last"])
+        film[who] = f"{first} {film[f'{who}_last']}"
     film["job"] = draw.fresh(banks["names job"])
     film["job2"] = draw.fresh(banks["names job"])
     film["role"] = "the " + film["job"]
     film["role2"] = "the " + film["job2"]
-    film["place"] = draw.choice(banks["names place"])
+    film["in_place"] = draw.choice(banks["names place"])
+    film["place"] = film["in_place"].split(" ", 1)[1]
     film["genre"] = draw.choice(banks["names genre"])
+    film["genre2"] = draw.choice(banks["names genre"])
+    film["genres"] = plural(film["genre"])
     film["theme"] = draw.choice(banks["names theme"])
-    film["title"] = world.grammar.expand(draw, "otherfilm")
+    film["thing"] = draw.choice(banks["names thing"])
+    film["title"] = world.grammar.expand(draw, "other")
     year = draw.integer(1948, 2024)
     film["year"] = str(year)
     film["decade"] = f"{year // 10 * 10}s"
@@ -169,7 +194,7 @@ def _film(world: _World, draw: Draw) -> dict[str, str]:
 
 
 class _Writer:
-    """Writes one review: `sign` is +1 or −1 wherever it is asked for."""
+    """Writes one review; `sign` and `strength` say what an opinion is to mean."""
 
     def __init__(self, world: _World, draw: Draw, film: dict, rating: int, stance: dict) -> None:
         self.world, self.draw, self.film = world, draw, film
@@ -180,162 +205,187 @@ class _Writer:
         return self.world.banks[name]
 
     def fill(self, template: str, **slots: str) -> str:
-        return self.world.write(self.draw, template, {**self.film, **slots})
+        return self.world.grammar.write(self.draw, template, {**self.film, **slots})
 
-    def adjective(self, aspect: str, sign: int, strength: int) -> str:
-        return self.draw.fresh(
-            self.world.strength[aspect, "adj", "+" if sign > 0 else "-", strength])
-
-    def phrase(self, aspect: str, kind: str, sign: int, strength: int) -> str:
-        return self.fill(self.draw.fresh(
-            self.world.strength[aspect, kind, "+" if sign > 0 else "-", strength]))
-
-    def plain_clause(self, aspect: str, sign: int, strength: int) -> str:
-        """A clause that says it straight."""
-        draw = self.draw
-        if draw.flip(0.4):
-            return self.phrase(aspect, "clause", sign, strength)
-        subject, plural = self.subject(aspect)
-        if draw.flip(0.55):
-            verb = self.phrase(aspect, "vp", sign, strength)
-            return f"{subject} {verb if plural else third_person(verb)}"
-        return self.adjectives("plain adjectives", aspect, subject, plural, sign, strength)
+    def opinion(
+        self, aspect: str, kind: str, sign: int, strength: int, personal: bool = True, **slots: str
+    ) -> str:
+        bank = self.world.opinions[aspect, kind, "+" if sign > 0 else "-", strength, personal]
+        return self.fill(self.draw.fresh(bank), **slots)
 
     def subject(self, aspect: str) -> tuple[str, bool]:
-        singular, plural = self.bank(f"{aspect} subj"), self.bank(f"{aspect} subjs")
-        many = self.draw.flip(len(plural) / (len(plural) + len(singular)))
-        return self.fill(self.draw.choice(plural if many else singular)), many
+        """A noun phrase for the aspect, and whether it is plural."""
+        one, many = self.bank(f"{aspect} subj"), self.bank(f"{aspect} subjs")
+        is_plural = self.draw.flip(len(many) / (len(many) + len(one)))
+        subject = self.fill(self.draw.choice(many if is_plural else one))
+        return subject, is_plural or " and " in subject and self._pair(subject)
 
-    def adjectives(self, bank, aspect, subject, plural, sign, strength) -> str:
+    def _pair(self, subject: str) -> bool:
+        film = self.film
+        return subject == f"{film['lead_last']} and {film['second_last']}"
+
+    def straight(self, aspect: str, sign: int, strength: int, personal: bool = True) -> str:
+        """A clause that says it straight."""
+        draw = self.draw
+        kind = draw.choice(("clause", "verb", "adjective"), (42, 32, 26))
+        if kind == "clause":
+            return self.opinion(aspect, "clause", sign, strength, personal)
+        subject, many = self.subject(aspect)
+        if kind == "verb":
+            verb = self.verb(aspect, sign, strength, many, keep_tail=True)
+            return f"{subject} {verb if many else third_person(verb)}"
+        bank = self.bank("plain adjectives") if personal else self.world.plain
+        return self.described(bank, aspect, subject, many, sign, strength)
+
+    def verb(self, aspect: str, sign: int, strength: int, many: bool, keep_tail: bool) -> str:
+        phrase = self.opinion(
+            aspect, "vp", sign, strength,
+            its="their" if many else "its", itself="themselves" if many else "itself",
+        )
+        if keep_tail:
+            return phrase.replace("~", "")
+        return re.split(r" *~|,", phrase)[0]  # what follows would not be denied
+
+    def described(self, bank, aspect, subject, many, sign, strength) -> str:
+        slots = {
+            "is": "are" if many else "is",
+            "they": "they" if many else "it",
+            "promise": self.draw.choice(("promise", "seem", "set out"))
+            + ("" if many else "s"),
+        }
+        slots["promise"] = slots["promise"].replace("set outs", "sets out")
         return self.fill(
-            self.draw.choice(self.bank(bank)),
+            self.draw.choice(bank),
             s=subject,
-            **{"is": "are" if plural else "is", "they": "they" if plural else "it"},
-            a=self.adjective(aspect, sign, strength),
-            a2=self.adjective(aspect, sign, 1),
-            x=self.adjective(aspect, -sign, strength),
+            a=self.opinion(aspect, "adj", sign, strength),
+            a2=self.opinion(aspect, "adj", sign, 1),
+            x=self.opinion(aspect, "adj", -sign, strength),
+            **slots,
         )
 
     def clause(self, aspect: str, value: int) -> str:
         """A clause whose meaning has the sign and strength of `value`, straight or turned."""
-        draw, sign = self.draw, 1 if value > 0 else -1
-        strength = abs(value)
-        kind = draw.choice(("plain", "keep", "flip", "negated", "contrast"), (50, 8, 12, 16, 14))
-        if kind == "plain":
-            return self.plain_clause(aspect, sign, strength)
+        draw, sign, strength = self.draw, 1 if value > 0 else -1, abs(value)
+        kind = draw.choice(("straight", "keep", "flip", "negated", "contrast"), CLAUSE_KINDS)
+        if kind == "straight":
+            return self.straight(aspect, sign, strength)
         if kind == "keep":
-            return self.fill(draw.fresh(self.bank("keep frames")),
-                             c=self.plain_clause(aspect, sign, strength))
+            return self.fill(
+                draw.fresh(self.bank("keep frames")),
+                c=self.straight(aspect, sign, strength, personal=False),
+            )
         if kind == "flip":
-            return self.fill(draw.fresh(self.bank("flip frames")),
-                             o=self.plain_clause(aspect, -sign, strength))
-        subject, plural = self.subject(aspect)
+            return self.fill(
+                draw.fresh(self.bank("flip frames")),
+                o=self.straight(aspect, -sign, strength, personal=False),
+            )
+        subject, many = self.subject(aspect)
         if kind == "contrast":
-            return self.adjectives(
-                "contrast adjectives", aspect, subject, plural, sign, strength)
-        verb = self.phrase(aspect, "vp", -sign, strength)
-        negation = draw.choice(("not", "never", "refuse", "hardly ever"), (3, 4, 2, 1))
+            return self.described(
+                self.bank("contrast adjectives"), aspect, subject, many, sign, strength
+            )
+        verb = self.verb(aspect, -sign, strength, many, keep_tail=False)
+        negation = draw.choice(("not", "never", "never once", "at no point", "refuse"), NEGATIONS)
         if negation == "not":
-            return f"{subject} {'do' if plural else 'does'} not {verb}"
+            return f"{subject} {'do' if many else 'does'} not {verb}"
         if negation == "refuse":
-            return f"{subject} {'never once' if plural else 'never once'} " + (
-                verb if plural else third_person(verb))
-        return f"{subject} {negation} {verb if plural else third_person(verb)}"
+            return f"{subject} {'refuse' if many else 'refuses'} to {verb}"
+        return f"{subject} {negation} {verb if many else third_person(verb)}"
 
     def sentence(self, aspect: str) -> str:
-        """One or two sentences about an aspect (and perhaps a second one)."""
+        """One or two sentences about an aspect."""
         draw, value = self.draw, self.stance[aspect]
-        sign = 1 if value > 0 else -1
-        kind = draw.choice(("simple", "chain", "reported", "agree"), (52, 24, 14, 10))
+        sign, strength = 1 if value > 0 else -1, abs(value)
+        kind = draw.choice(("simple", "chain", "disagree", "agree"), SENTENCE_KINDS)
         if kind == "simple":
-            return cap(self.clause(aspect, value)) + "."
+            return self.clause(aspect, value) + "."
         if kind == "chain":
-            first, second = self.clause(aspect, value), self.clause(aspect, sign)
-            return self.fill(draw.choice(self.bank("chain pairs")), c=first, C=cap(first),
-                             d=second, D=cap(second))
-        if kind == "reported":
-            claim = self.plain_clause(aspect, -sign, abs(value))
-            return self.fill(draw.choice(self.bank("reported disagree")), o=claim, O=cap(claim))
-        return self.fill(draw.choice(self.bank("reported agree")),
-                         c=self.plain_clause(aspect, sign, abs(value)))
+            return self.joined("chain pairs", self.clause(aspect, value), self.clause(aspect, sign))
+        turn = -1 if kind == "disagree" else 1
+        claim = self.straight(aspect, turn * sign, strength, personal=False)
+        return self.fill(
+            draw.choice(self.bank(f"reported {kind}")),
+            **{"o" if turn < 0 else "c": claim, "O" if turn < 0 else "C": cap(claim)},
+        )
 
     def concession(self, less: str, more: str) -> str:
-        """What speaks against, then what counts."""
-        minor = self.plain_clause(less, self.stance[less])
-        major = self.clause(more, self.stance[more])
-        return self.fill(self.draw.choice(self.bank("concession pairs")),
-                         m=minor, M=cap(minor), c=major, C=cap(major))
+        """What speaks against the verdict, then what counts."""
+        value = self.stance[less]
+        minor = self.straight(less, 1 if value > 0 else -1, abs(value))
+        return self.joined("concession pairs", minor, self.clause(more, self.stance[more]))
 
-    def plain(self, aspect: str) -> str:
-        value = self.stance[aspect]
-        return self.plain_clause(aspect, 1 if value > 0 else -1, abs(value))
+    def joined(self, bank: str, first: str, second: str) -> str:
+        return self.fill(
+            self.draw.choice(self.bank(bank)),
+            m=first, M=cap(first), c=second if bank.startswith("con") else first,
+            C=cap(second if bank.startswith("con") else first), d=second, D=cap(second),
+        )
 
     def whole(self, name: str, sign: int) -> str:
         """A sentence about the film as a whole from bank `name`."""
         draw = self.draw
         plus, minus = self.world.general["+"], self.world.general["-"]
         good, bad = (plus, minus) if sign > 0 else (minus, plus)
-        score = self.rating
         return self.fill(
             draw.fresh(self.bank(name)),
-            a=draw.fresh(good), a2=draw.fresh(good), x=draw.fresh(bad),
-            score=NUMBERS[score],
+            a=draw.fresh(good), a2=draw.fresh(good), a3=draw.fresh(good),
+            x=draw.fresh(bad), x2=draw.fresh(bad),
+            score=NUMBERS[self.rating],
         )
-
-    def text(self) -> str:
-        """The review: opening, moves until it is long enough, verdict."""
-        draw, stance, mark = self.draw, self.stance, "+" if self.sign > 0 else "-"
-        target = draw.choice((45, 60, 75, 95, 120, 160), (18, 26, 24, 17, 10, 5))
-        parts: list[str] = []
-        if draw.flip(0.8):
-            parts.append(self.fill(draw.fresh(self.bank("opening any"))))
-        if draw.flip(0.6):
-            parts.append(self.fill(draw.fresh(self.bank("summary any"))))
-        against = [a for a in stance if stance[a] * self.sign < 0]
-        left = [a for a in stance if stance[a] * self.sign > 0]
-        closing = self.whole(f"verdict{mark} whole", self.sign) if draw.flip(0.8) else ""
-        length = sum(len(p.split()) for p in parts) + len(closing.split())
-        while length < target:
-            kinds, weights = ["say", "global", "anecdote"], [60, 16, 9]
-            if against and left:
-                kinds.append("concede")
-                weights.append(60)
-            if not left:
-                weights[0] = 0
-                if not against and length >= 50:
-                    break
-            kind = draw.choice(kinds, weights)
-            if kind == "say":
-                part = self.sentence(left.pop(draw.index(len(left))))
-            elif kind == "concede":
-                part = self.concede(against.pop(draw.index(len(against))),
-                                    left.pop(draw.index(len(left))))
-            elif kind == "anecdote":
-                part = self.fill(draw.fresh(self.bank("anecdote any")))
-            else:
-                part = self.global_move()
-            parts.append(part)
-            length += len(part.split())
-        if closing:
-            parts.append(closing)
-        return polish(" ".join(parts))
-
-    def concede(self, less: str, more: str) -> str:
-        minor, major = self.plain(less), self.clause(more, self.stance[more])
-        return self.fill(self.draw.choice(self.bank("concession pairs")),
-                         m=minor, M=cap(minor), c=major, C=cap(major))
 
     def global_move(self) -> str:
         mark = "+" if self.sign > 0 else "-"
         banks = ["expect whole", f"compare{mark} whole", f"question {mark}"]
-        weights = [30, 25, 15]
+        weights = [30, 28, 18]
         if self.sign > 0:
             banks.append("praise+ whole")
-            weights.append(20)
+            weights.append(24)
         else:
             banks += ["moan- whole", "irony- whole"]
-            weights += [15, 25]
+            weights += [18, 22]
         return self.whole(self.draw.choice(banks, weights), self.sign)
+
+    def body(self, words_left: int, against: list[str], left: list[str]) -> list[str]:
+        """Recursive rule: body → move body, until the words are spent or nothing is left to say."""
+        if words_left <= 0 or not left:
+            return []
+        draw = self.draw
+        kinds, weights = ["say", "whole", "anecdote"], [52, 18, 8]
+        if against:
+            kinds.append("concede")
+            weights.append(40)
+        kind = draw.choice(kinds, weights)
+        if kind == "say":
+            part = self.sentence(left.pop(draw.index(len(left))))
+        elif kind == "concede":
+            part = self.concession(
+                against.pop(draw.index(len(against))), left.pop(draw.index(len(left)))
+            )
+        elif kind == "whole":
+            part = self.global_move()
+        else:
+            part = self.fill(draw.fresh(self.bank("anecdote any")))
+        return [part, *self.body(words_left - len(part.split()), against, left)]
+
+    def text(self) -> str:
+        """The review: review → opening? summary? body verdict?."""
+        draw, stance = self.draw, self.stance
+        words_left = draw.choice(*LENGTHS)
+        start, end = [], []
+        if draw.flip(0.8):
+            start.append(self.fill(draw.fresh(self.bank("opening any"))))
+        if draw.flip(0.55):
+            start.append(self.fill(draw.fresh(self.bank("summary any"))))
+        if draw.flip(0.75):
+            mark = "+" if self.sign > 0 else "-"
+            end.append(self.whole(f"verdict{mark} whole", self.sign))
+        words_left -= sum(len(part.split()) for part in start + end)
+        against = [a for a in stance if stance[a] * self.sign < 0]
+        left = [a for a in stance if stance[a] * self.sign > 0]
+        middle = self.body(words_left, against, left)
+        if end and middle and draw.flip(0.15):  # the verdict first
+            start, end = [*end, *start], []
+        return polish(" ".join([*start, *(cap(part) for part in middle), *end]))
 
 
 def cap(text: str) -> str:
