@@ -163,3 +163,13 @@ def test_an_old_python_is_refused_in_one_sentence(monkeypatch):
     assert done.returncode == 1
     assert done.stderr.startswith("The course needs Python 3.11 or newer; this is Python 3.8")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_options_for_pytest_and_the_builder_are_handed_on():
+    from helpers.course import cli
+
+    assert cli.parse(["test", "-k", "ppo", "tests/test_ppo.py"]).rest == [
+        "-k", "ppo", "tests/test_ppo.py"]
+    assert cli.parse(["data", "--seed", "3"]).rest == ["--seed", "3"]
+    with pytest.raises(UserError, match="unrecognised arguments --sed 3"):
+        cli.parse(["run", "--sed", "3"])

@@ -22,9 +22,11 @@ def main(argv):
     """Run a command of the course and return its exit status."""
     from helpers.course import cli
 
-    parser = cli.build_parser()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that lacks a letter shows "?"
     try:
-        arguments = parser.parse_args(argv)
+        arguments = cli.parse(argv)
         if arguments.command == "doctor":
             return _best_python(argv) or cli.run(arguments)
         if os.environ.get("RLHF_NO_VENV"):
@@ -139,10 +141,9 @@ def _inside():
 def _again(argv):
     """The same command under the environment's own Python."""
     command = [str(python_of(VENV)), "-m", "helpers", *argv]
-    try:
-        return subprocess.run(command, cwd=os.getcwd(), env=_environment()).returncode
-    except KeyboardInterrupt:
-        return 130
+    if os.name == "posix":
+        os.execve(command[0], command, _environment())
+    return subprocess.run(command, env=_environment()).returncode
 
 
 def _environment():

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", metavar="DIR", help="write runs/ and artifacts/ there")
 
     test = command("test", "run the tests (not the notebooks)")
-    test.add_argument("pytest", nargs=argparse.REMAINDER, help="handed to pytest")
+    test.epilog = "Other arguments are handed to pytest."
     regress = command("regress", "run the notebooks again and compare their outputs (nbval)")
     regress.add_argument("--notebooks", metavar="NN,NN")
     bench = command("bench", "run the benchmarks and write benchmarks/results/")
@@ -57,11 +57,24 @@ def build_parser() -> argparse.ArgumentParser:
     command("lint", "check notebooks and code")
     command("sync", "write the helpers' source into the notebooks' cells that show it")
     data = command("data", "build the embedded world again (data/build.py)")
-    data.add_argument("build", nargs=argparse.REMAINDER, help="handed to data/build.py")
+    data.epilog = "Other arguments are handed to data/build.py."
     command("doctor", "say what is installed and what would not work")
     refresh = command("refresh", "execute notebooks and store their outputs in notebooks/")
     refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
     return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the command line; what `test` and `data` do not know themselves is kept as `rest`.
+
+    Raises:
+        UserError: an unknown command, option or value.
+    """
+    arguments, arguments.rest = build_parser().parse_known_args(argv)
+    if arguments.rest and arguments.command not in ("test", "data"):
+        raise UserError(f"unrecognised arguments {' '.join(arguments.rest)}; "
+                        f"`python -m helpers {arguments.command} --help` lists what there is.")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,7 +103,7 @@ def _runner(arguments, phase, numbers, enforce) -> int:
 
 
 def _test(arguments) -> int:
-    return _python("-m", "pytest", "tests", *arguments.pytest)
+    return _python("-m", "pytest", *arguments.rest)
 
 
 def _regress(arguments) -> int:
@@ -128,7 +141,7 @@ def _sync(arguments) -> int:
 
 
 def _data(arguments) -> int:
-    return _python(str(ROOT / "data" / "build.py"), *arguments.build)
+    return _python(str(ROOT / "data" / "build.py"), *arguments.rest)
 
 
 def _doctor(arguments) -> int:

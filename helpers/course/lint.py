@@ -41,14 +41,18 @@ def notebook_problems(path: Path) -> list[str]:
     except UserError as error:
         return [str(error)]
     problems = [*_validity(content), *_whole(path, content)]
-    number = 0
+    number = bare = 0
     for cell in content["cells"]:
         problems += [f"tag {tag!r} is not one of ours ({', '.join(sorted(TAGS))}, source:…)"
                      for tag in cell["metadata"].get("tags", [])
                      if tag not in TAGS and not tag.startswith(sync.TAG)]
         if cell["cell_type"] == "code" and "".join(cell["source"]).strip():
             number += 1
+            bare += cell.get("execution_count") is None
             problems += [f"code cell {number}: {text}" for text in _cell(cell, number)]
+    if bare:
+        problems.append(f"{bare} of {number} code cells are not executed; "
+                        "use `python -m helpers refresh`")
     return problems
 
 
@@ -92,9 +96,7 @@ def _cell(cell: dict[str, Any], number: int) -> list[str]:
     lines = "".join(cell["source"]).splitlines()
     if len(lines) > MAX_LINES:
         problems.append(f"{len(lines)} lines; at most {MAX_LINES}")
-    if cell.get("execution_count") is None:
-        problems.append("not executed; use `python -m helpers refresh`")
-    elif cell["execution_count"] != number:
+    if cell.get("execution_count") not in (None, number):
         problems.append(f"has execution count {cell['execution_count']}; run from top to bottom")
     if any(o["output_type"] == "error" for o in cell["outputs"]):
         problems.append("ends in an error")
