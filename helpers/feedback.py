@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from helpers.errors import UserError
 
@@ -138,12 +136,15 @@ class RatingStore:
         self.dimensions = None if dimensions is None else tuple(dimensions)
         self.torn: list[bytes] = []
 
+    def _lock_file(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return open(self.path.with_name(self.path.name + ".lock"), "ab")
+
     @contextmanager
     def _locked(self):
         import portalocker
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(self.path.name + ".lock"), "ab") as lock:
+        with self._lock_file() as lock:
             portalocker.lock(lock, portalocker.LOCK_EX)
             try:
                 yield
@@ -185,8 +186,11 @@ class RatingStore:
         """Every row of the file, with what was retracted and the retractions."""
         if not self.path.exists():
             return []
-        with self._locked():
-            self._set_torn_line_aside()
+        try:
+            with self._locked():
+                self._set_torn_line_aside()
+                content = self.path.read_bytes()
+        except PermissionError:  # somebody else's store: read it, and leave it as it is
             content = self.path.read_bytes()
         rows = []
         for number, line in enumerate(content.split(b"\n")[:-1], 1):
@@ -477,6 +481,9 @@ def bradley_terry(
 
 
 def _strengths(first, second, outcome, count: int, prior: float) -> np.ndarray:
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
     def loss(strength):
         logit = strength[first] - strength[second]
         gap = expit(logit) - outcome
