@@ -26,7 +26,7 @@ sys.path = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "data"]
 import numpy as np  # noqa: E402
 
 from helpers.errors import UserError  # noqa: E402
-from helpers.profiles import load_profile  # noqa: E402
+from helpers.profiles import Settings, load_profile  # noqa: E402
 
 # Rows per split. Preference pairs are half from the generator, half sampled from a fine-tuned
 # model, as in real RLHF.
@@ -39,6 +39,7 @@ SIZES = {
 # The base model reads more than is shipped: its corpus is generated and not kept.
 CORPUS = {"reviews": 16000, "dialogues": 16000}
 BASE_TOKENS = 5_000_000
+SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "learning_rate": 4e-3}
 SEED_OF_KIND = {"reviews": 1, "dialogues": 2, "demonstrations": 3, "preferences": 4}
 
 
@@ -235,13 +236,14 @@ def make_models(out: Path, seed: int, scale: float) -> None:
         texts += [render_example(d["messages"][:-1], d["messages"][-1]["content"]) for d in talk]
         return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
 
+    texts, unseen = corpus("train", max(scale, 0.05)), corpus("validation", 0.02)
     model, tokenizer, metrics = train_from_scratch(
-        corpus("train", max(scale, 0.05)), settings.models.scratch, seed,
-        validation=corpus("validation", 0.02))
+        texts, settings.models.scratch, seed, validation=unseen)
     metrics["parameters"] = count_parameters(model)["total"]
     save(model, tokenizer, out / "models" / "base", half=True)
     card(out / "models" / "base", "Base language model", BASE_CARD, metrics)
     model = model.float()
+    make_small(out, settings, texts, unseen, tokenizer, seed)
     rows = load_demonstrations(settings, "train", max(200, int(6000 * scale)))
     held_out = load_demonstrations(settings, "validation", settings.sft.eval_rows)
     before = response_loss(model, tokenizer, held_out)
@@ -258,6 +260,24 @@ def make_models(out: Path, seed: int, scale: float) -> None:
     card(out / "models" / "classifier", "Sentiment classifier", CLASSIFIER_CARD, judged)
 
 
+def make_small(out: Path, settings: Settings, texts: list[str], unseen: list[str],
+               tokenizer: Any, seed: int) -> None:
+    """A smaller sister of the base model, so that notebook 02 has something to choose from."""
+    from helpers.models import count_parameters, save, train_from_scratch
+
+    size = {f"models.scratch.{k}": v for k, v in SMALL.items()}
+    scratch = load_profile("embedded", {**settings.overrides, **size}).models.scratch
+    model, tokenizer, metrics = train_from_scratch(
+        texts, scratch, seed, validation=unseen, tokenizer=tokenizer)
+    metrics["parameters"] = count_parameters(model)["total"]
+    save(model, tokenizer, out / "models" / "small", half=True)
+    card(out / "models" / "small", "Small language model", SMALL_CARD, metrics)
+
+
+SMALL_CARD = """
+The base model's small sister: same architecture, tokenizer and training text, fewer and narrower
+layers. Notebook 02 compares the two.
+"""
 BASE_CARD = """
 A GPT-2-architecture language model with a byte-level BPE tokenizer, trained from random weights on
 film reviews and dialogues of the embedded world (all of them written by the generator, answers of

@@ -514,3 +514,59 @@ def check_token_rewards(function: Callable) -> bool:
         (at_end - coef * kl.exp() * mask, "KL per token is the difference of logs, not a ratio"),
     ]
     return _tell(given, right, mistakes, "the KL cost at each token, the score at the last one")
+
+
+# --- 02 and 03, language models -------------------------------------------------------------
+
+
+def check_bits_per_byte(function: Callable) -> bool:
+    """Exercise 02: `function(token_logprobs, text)`, bits per byte of UTF-8 text."""
+    logprobs, text = [-1.0, -2.0, -0.5, -3.5], "a café"
+    given = _answer(function, logprobs, text)
+    if given is None:
+        return False
+    nats, size = -sum(logprobs), len(text.encode())
+    right = nats / math.log(2) / size
+    mistakes = {
+        nats / size: "this is in nats; divide by the natural logarithm of 2",
+        nats / math.log(2) / len(text): "this counts characters; 'é' is two bytes",
+        nats / math.log(2) / len(logprobs): "this is per token; divide by the bytes of the text",
+        -right: "the sign is wrong; a surprise is minus a log-probability",
+    }
+    if math.isclose(float(given), right, rel_tol=1e-6):
+        print("right: bits, and bytes.")
+        return True
+    say = next((t for wrong, t in mistakes.items() if math.isclose(float(given), wrong)),
+               f"for log-probabilities {logprobs} and {text!r} it is {right:.4f}, not {given:.4f}")
+    print(f"not right yet: {say}.")
+    return False
+
+
+def check_mask_turns(function: Callable) -> bool:
+    """Exercise 03: `function(turns)`, the labels of a dialogue with several turns."""
+    turns = [("user", [5, 6]), ("assistant", [7, 8, 0]), ("user", [9]), ("assistant", [10, 0])]
+    given = _answer(function, turns)
+    if given is None:
+        return False
+    given = list(given)
+    flat = [t for _, ids in turns for t in ids]
+    speakers = [who for who, ids in turns for _ in ids]
+    right = [t if who == "assistant" else -100 for t, who in zip(flat, speakers, strict=True)]
+    last = [-100] * 6 + [10, 0]
+    mistakes = [
+        (flat, "the human turns count too; their labels must be -100"),
+        ([t if who == "user" else -100 for t, who in zip(flat, speakers, strict=True)],
+         "the human turns are learned and the assistant's masked; it is the other way round"),
+        (last, "only the last answer counts; every assistant turn should"),
+        ([-100 if t == 0 else t for t in right],
+         "the end-of-text tokens are masked, so the model never learns to stop"),
+        ([0 if t == -100 else t for t in right],
+         "a masked label must be -100; 0 is a token and would be learned"),
+    ]
+    if given == right:
+        print("right: every answer counts, and its end with it.")
+        return True
+    say = next((t for wrong, t in mistakes if given == wrong),
+               f"for {turns} the labels are {right}, not {given}")
+    print(f"not right yet: {say}.")
+    return False

@@ -152,6 +152,16 @@ def base_source(settings: Settings) -> str:
     return _made("base", settings) if source == "scratch" else source
 
 
+def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[str, str]:
+    """Names and sources of the models notebook 02 compares, the profile's base model last."""
+    base = base_source(settings)
+    named = {}
+    if settings.models.base == "embedded" and (EMBEDDED / "small").is_dir():
+        named["small"] = str(EMBEDDED / "small")
+    named |= {Path(source).name: str(source) for source in more}
+    return {**named, Path(base).name: base}
+
+
 def _made(stage: str, settings: Settings) -> str:
     # The stage's bookkeeping lives above the helpers, so it is looked up only when needed.
     from helpers.course.stages import require

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,28 +37,46 @@ def encode_example(
 
 
 @torch.no_grad()
-def response_loss(
+def response_losses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]],
     batch_size: int = 64,
-) -> float:
-    """Mean loss per response token in nats over rows with `prompt` and `response`."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of each row's response in nats, summed over its tokens, and the number of tokens.
+
+    Args:
+        rows: with `prompt` (rendered) and `response`.
+
+    Returns:
+        nats: (rows,) and tokens: (rows,), the end-of-text token counted.
+    """
     where = next(model.parameters()).device
-    encoded = sorted((encode_example(tokenizer, r["prompt"], r["response"]) for r in rows),
-                     key=lambda pair: len(pair[0]))
-    total, count = 0.0, 0
+    encoded = [encode_example(tokenizer, r["prompt"], r["response"]) for r in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(encoded[i][0]))
+    nats, tokens = np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
     model.eval()
-    for start in range(0, len(encoded), batch_size):
-        part = encoded[start:start + batch_size]
-        width = max(len(ids) for ids, _ in part)
-        ids = torch.tensor([i + [tokenizer.pad_token_id] * (width - len(i)) for i, _ in part])
-        labels = torch.tensor([y + [IGNORED] * (width - len(y)) for _, y in part])
-        mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i, _ in part])
-        logits = model(input_ids=ids.to(where), attention_mask=mask.to(where)).logits
-        total += nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(where),
-            ignore_index=IGNORED, reduction="sum").item()
-        count += int((labels[:, 1:] != IGNORED).sum())
-    return total / count
+    for start in range(0, len(rows), batch_size):
+        index = order[start:start + batch_size]
+        width = max(len(encoded[i][0]) for i in index)
+        pad = [width - len(encoded[i][0]) for i in index]
+        ids = torch.tensor([encoded[i][0] + [tokenizer.pad_token_id] * n
+                            for i, n in zip(index, pad, strict=True)])
+        labels = torch.tensor([encoded[i][1] + [IGNORED] * n
+                               for i, n in zip(index, pad, strict=True)])
+        logits = model(input_ids=ids.to(where)).logits[:, :-1].float()
+        losses = nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels[:, 1:].to(where), ignore_index=IGNORED,
+            reduction="none")
+        nats[index] = losses.sum(1).cpu().numpy()
+        tokens[index] = (labels[:, 1:] != IGNORED).sum(1).numpy()
+    return nats, tokens
+
+
+def response_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]],
+) -> float:
+    """Mean loss per response token over all rows, in nats."""
+    nats, tokens = response_losses(model, tokenizer, rows)
+    return float(nats.sum() / tokens.sum())
 
 
 def short_rows(
