@@ -30,6 +30,7 @@ from helpers.sentiment_lexicon import (
     ADVERBS_UP,
     FUNCTION_WORDS,
     NEGATORS,
+    OTHER_PEOPLE,
     OTHER_THINGS,
     build_lexicon,
 )
@@ -37,12 +38,20 @@ from helpers.sentiment_lexicon import (
 MAX_CLAUSE = 1.2
 DEGENERATE = -0.3
 
+# A capital in mid-sentence makes a name: "The Perfect Storm" is no praise.
+_NAME = re.compile(r"((?<=[a-z,;] )|(?<=name\w )|(?<=[A-Z][a-z] ))([A-Z][a-z]+)")
 _TAG = re.compile(r"<[^>]{0,40}>")
 _SENTENCE = re.compile(r"[^.!?]+(?:[.!?]+[\"”’)]*|$)")
 _TOKEN = re.compile(r"[a-zà-öø-ÿ0-9]+(?:['-][a-zà-öø-ÿ0-9]+)*|[,;:?!—–()]")
 _WORD = re.compile(r"[a-zà-öø-ÿ0-9]")
 _ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|st|no|vs|etc|e\.g|i\.e)\.", re.IGNORECASE)
 
+_LINKS = {"is", "was", "are", "were", "had", "felt", "tasted", "smelled", "cost"}
+_OWNERS = {"the", "my", "our", "your", "a", "an", "this", "his", "her", "their"}
+_FILM_NOUNS = {
+    "scene", "scenes", "film", "movie", "picture", "story", "sequence", "shot", "shots", "drama",
+    "comedy", "thriller", "plot", "performance", "character", "song", "moment", "moments",
+}
 _BREAKS = {",", ";", ":", "—", "–", "(", ")"}
 _CONTRAST = {"but", "yet", "however", "nevertheless", "nonetheless", "still"}
 _CONCEDE = {"although", "though", "despite", "notwithstanding", "granted", "admittedly"}
@@ -67,10 +76,12 @@ _DENY = re.compile(
 )
 # What was hoped, feared or promised is not what was found.
 _UNREAL = re.compile(
-    r"\b(?:could|might|should|would|ought to|may) (?:so |very |well |just |all too |easily )*"
+    r"\b(?:could|might|should|would|ought to|may) (?:so |very |well |just |all too |easily |as )*"
     r"(?:have|'ve) been\b"
     r"|\b(?:i |we |had )?(?:expected|feared|hoped|hoping|was ready|were ready|braced myself|"
-    r"was prepared|was dreading|dreaded|was led to expect)\b"
+    r"was prepared|prepared for|was dreading|dreaded|was led to expect|expecting|fearing|"
+    r"longing for|looked forward to|braced for|looking forward to)\b"
+    r"|\b(?:on paper|in theory|sounds|they call|claims? to be|seems? to be|sets? out to be)\b"
     r"|\b(?:promises?|promised|wants? to be|wanted to be|tries to be|tried to be|trying to be|"
     r"meant to be|supposed to be|aims? to be|longs? to be|thinks it is|thinks it's|"
     r"advertised as|sold as|billed as|mistaken for)\b"
@@ -81,9 +92,9 @@ _FULFILLED = re.compile(
     r"(?:had )?(?:hoped|expected))\b"
 )
 _REPORT = re.compile(
-    r"\b(?:says?|said|claims?|claimed|insists?|insisted|wrote|writes|tells? (?:me|us|you|everyone)|"
+    r"\b(?:says?|said|claims?(?! to be)|claimed|insists?|insisted|wrote|writes|tells? (?:me|us|you|everyone)|"
     r"told (?:me|us|you|everyone)|been told|was told|had read|have read|had heard|have heard|"
-    r"i heard|i read|according to|calls? it|called it|assured (?:me|us)|assures (?:me|us)|"
+    r"i heard|i read|according to|calls it|called it|assured (?:me|us)|assures (?:me|us)|"
     r"warned (?:me|us)|been warned|was warned|argues?|maintains?|swears?|swore|raved?|raves|"
     r"people (?:think|believe)|they think|describes? it|described it|described (?:the|this)|"
     r"promised me|thinks that|thought that|found it|finds it|loved it|hated it|hates it|loves it)\b"
@@ -114,7 +125,7 @@ _YES = re.compile(
     r"more than|all of it|it (?:is|does|was)\b(?! not))"
 )
 _NO = re.compile(
-    r"^ ?(?:oh,? |but |well,? |alas,? |sadly,? )?(?:no\b|not\b|never|hardly|nope|far from|"
+    r"^ ?(?:oh,? |but |well,? |alas,? |sadly,? )?(?:no\b|not\b|neither|\w+ not\b|of course not|never|hardly|nope|far from|"
     r"scarcely|barely|in no way|by no means|nothing of|none|it (?:is|does|was) ?n[o']t|"
     r"i don't think so|i doubt)"
 )
@@ -131,12 +142,24 @@ _IRONY_TAIL = re.compile(
     r"if you (?:happen|like|enjoy|love|are fond)|your idea of|how very|how original|"
     r"how (?:daring|novel|inventive|clever|subtle) of)\b"
 )
+_NUISANCE = re.compile(
+    r"\b(?:(?:watching )?paint dry|ceiling tiles|queue?ing|cleaning the oven|sorting socks|"
+    r"waiting for (?:a|the) bus|traffic jams?|ironing|tax (?:return|form|office)s?|root canals?|"
+    r"toothache|flat tyres?|power cuts?|parking (?:tickets?|fines?)|head cold|blocked drain|"
+    r"wet (?:sock|towel|glove|sand)|late bus|wisdom tooth|broken lift|mosquito|fire drill|"
+    r"dripping tap|waiting room|dental appointment|what an? [\w-]+ idea to|bus timetable)\b"
+)
+_SPOILERS = {
+    "waste", "wastes", "wasted", "wasting", "squander", "ruin", "spoil", "smother", "wreck",
+    "crush", "mar", "stifle", "borrow", "disappoint", "bore", "botch", "insult", "mumble",
+    "mumbles", "distract", "poor", "wooden", "lifeless", "lack", "lacks",
+}
 _COMPARED = re.compile(
     r"\b(?:next to (?:this|it|that)|compared (?:with|to) (?:this|it)|beside (?:this|it)|"
     r"set against this|after this|(?:make|makes|made|making) (?:even )?(?:[\w'-]+ ){1,8}?look)\b"
 )
 _OTHER_FILM = re.compile(
-    r"\b(?:(?:his|her|their|whose|[\w'-]+'s) (?:last|previous|earlier|other|first|second|third|"
+    r"\b(?:and that was\b)|\b(?:(?:his|her|their|whose|[\w'-]+'s) (?:last|previous|earlier|other|first|second|third|"
     r"early|later) (?:\w+ )?(?:films?|movies?|pictures?|works?|efforts?|comed(?:y|ies)|"
     r"thrillers?|dramas?)|the (?:original|sequel|remake|prequel|novel|book|first (?:film|part|one)))"
     r" (?:[\w'-]+ ){0,3}?(?:was|were|had|is|are)\b"
@@ -199,7 +222,7 @@ def explain(text: str) -> dict:
         if held:
             answer = 0.0
             if asked:
-                answer = 0.8 if _YES.search(sentence) else -0.8 if _NO.search(sentence) else 0.0
+                answer = -0.8 if _NO.search(sentence) else 0.8 if _YES.search(sentence) else 0.0
             elif _DISAGREE.search(sentence):
                 answer = -0.8
             elif _AGREE.search(sentence):
@@ -249,6 +272,7 @@ def _normalise(text: str) -> str:
     text = text.replace("“", '"').replace("”", '"').replace("…", ".").replace(" - ", " – ")
     text = _ABBREVIATION.sub(r"\1", text)
     text = re.sub(r"(\d)\.(\d)", r"\1·\2", text)
+    text = _NAME.sub(lambda m: m.group(1) + "name" + m.group(2), text)
     return re.sub(r"\s+", " ", text).strip().lower()
 
 
@@ -271,9 +295,10 @@ def _read_sentence(sentence: str, unfinished: bool):
         plain_other = _plain_claim(sentence)
         return [], 0, plain_other
     segment = _segments(tokens)
-    question = sentence.rstrip().rstrip('"').endswith("?")
+    question = sentence.rstrip().rstrip('"').endswith("?") and not re.match(
+        r" ?the (?:best|worst) ", sentence)
     verdict = 1.6 if _VERDICT.search(sentence) else 1.0
-    irony = bool(_IRONY.search(sentence) and _IRONY_TAIL.search(sentence)) or bool(
+    irony = bool(_NUISANCE.search(sentence)) or bool(_IRONY.search(sentence) and _IRONY_TAIL.search(sentence)) or bool(
         re.search(r"\b(?:watching paint dry|just what the world needed|queen of sheba|"
                   r"thanks for nothing|if you happen to be|yes, and i am)\b", sentence)
         or re.search(r"\bin the way that\b|\bas (?:funny|thrilling|exciting|gripping|moving|subtle|"
@@ -282,7 +307,8 @@ def _read_sentence(sentence: str, unfinished: bool):
     deny = _scopes(_DENY, sentence, r"[;]| but | yet |, (?:and|so|which|instead|rather)")
     unreal = _scopes(
         _UNREAL, sentence,
-        r"[;,]| but | yet | and (?:got|ends?|ended|came|comes|turns?|it|then|found)| is in fact"
+        r"[;,:]| but | yet | and (?:got|ends?|ended|came|comes|turns?|it|then|found|was|were|saw|is|"
+        r"are|did|what)\b| is in fact"
         r"| is instead| is here| are in fact| are instead| are here| what you get")
     if _FULFILLED.search(sentence):
         unreal = []
@@ -329,6 +355,11 @@ def _read_sentence(sentence: str, unfinished: bool):
         value *= _modifiers(tokens, start, end, segment)
         if _about_other_things(tokens, start, end):
             continue
+        if value > 0 and any(
+            other[3] < 0 and other[2].split()[0] in _SPOILERS and 0 <= start - other[1] <= 4
+            and segment[other[0]] == segment[start] for other in hits
+        ):
+            continue  # "wastes a good cast"
         turns = 1.0
         for begin, stop in deny:
             if begin <= at < stop:
@@ -386,7 +417,17 @@ def _read_sentence(sentence: str, unfinished: bool):
     return result, len(hits), pending
 
 
+_ASKS = re.compile(
+    r"\b(?:see|watch|rent|buy|recommend|visit) .*\b(?:again|it|this|the)\b|\bshould (?:you|i|one)\b"
+    r"|\bworth\b|\bworks?\b|\bany good\b|\bagain$|\bdid i like\b|\bis it for you\b"
+)
+
+
 def _plain_claim(sentence: str):
+    """What a yes to a question without opinion words would mean, or None."""
+    question = sentence.rstrip()
+    if question.endswith("?") and _ASKS.search(question.rstrip("? ")):
+        return 0.8
     return None
 
 
@@ -468,11 +509,11 @@ def _find_hits(tokens: list[str]) -> list[tuple[int, int, str, float]]:
 
 
 def _match(tokens: list[str], at: int, rest: tuple[str, ...]):
-    """Where a phrase ends if it matches at `at`; "_" is any word, "~" none to three."""
+    """Where a phrase ends if it matches at `at`; "_" is any word, "~" none to four."""
     if not rest:
         return at
     if rest[0] == "~":
-        for skip in range(4):
+        for skip in range(5):
             if skip and (at + skip > len(tokens) or tokens[at + skip - 1] in _BREAKS):
                 return None
             end = _match(tokens, at + skip, rest[1:])
@@ -506,8 +547,13 @@ def _modifiers(tokens: list[str], start: int, end: int, segment: list[int]) -> f
         r"can't deny|no wonder|no question|not to mention|nothing but|never fails to|"
         r"not surprisingly|never ceases? to|not to be missed|not (?:true|the case) that) ", " ",
         text)
-    text = re.sub(r" (?:cannot|can't|could not|would not|don't|do not|never) (?:say|claim|think|"
-                  r"believe|let) ", " ", text)
+    text = re.sub(r" (?:cannot|can't|can not|could not|would not|don't|do not|never) (?:say|claim|"
+                  r"think|believe|let|call|pretend) ", " ", text)
+    # "has never looked so dull", "rarely such wit": more of it, not less
+    text = re.sub(r" (?:never|rarely|seldom|not|haven't) (?:\w+ ){1,8}?(?:so|such) ", " ", text)
+    text = re.sub(r" not since ", " ", text)
+    if end >= len(tokens) or tokens[end] != "as":
+        text = re.sub(r" not (?:half|nearly|remotely) (?:as|so) ", " ", text)
     text = re.sub(r" (?:not|never|no|hardly|n't|don't|cannot) .* (?:but|rather|instead) ", " ", text)
     text = re.sub(r" nobody (?:could|would|can) (?:claim|say|call|deny) ", " ", text)
     text = re.sub(r" not so much .* as ", " ", text)
@@ -552,19 +598,20 @@ def _after_than(tokens: list[str], start: int, segment: list[int]) -> bool:
 def _about_other_things(tokens: list[str], start: int, end: int) -> bool:
     """Whether the opinion is about a thing that is not the film or a part of it."""
     for i in range(end, min(end + 3, len(tokens))):
-        if tokens[i] in OTHER_THINGS:
-            return True
+        if tokens[i] in OTHER_THINGS or tokens[i] in OTHER_PEOPLE:
+            follows = tokens[i + 1] if i + 1 < len(tokens) else ""
+            return follows not in _FILM_NOUNS
         if tokens[i] in FUNCTION_WORDS or tokens[i] in _BREAKS:
             break
     # "the popcorn was awful", "our seats are dreadfully hard"
     i = start - 1
-    steps = 0
-    while i >= 0 and steps < 6 and tokens[i] not in _BREAKS:
+    while i > 0 and start - i < 9 and tokens[i] not in _BREAKS:
         if tokens[i] in OTHER_THINGS:
-            return bool({"is", "was", "are", "were", "had", "felt", "tasted", "smelled"}
-                        & set(tokens[i + 1 : start]))
+            opens = i < 2 or tokens[i - 2] in _BREAKS or tokens[i - 2] in ("and", "but", "because")
+            verb = tokens[i + 1] in _LINKS or tokens[i + 1] in ("in", "on", "from")
+            return opens and tokens[i - 1] in _OWNERS and verb and bool(
+                _LINKS & set(tokens[i + 1 : start]))
         i -= 1
-        steps += 1
     return False
 
 

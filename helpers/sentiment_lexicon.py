@@ -10,6 +10,7 @@ STRONG, PLAIN, MILD = 1.0, 0.7, 0.4
 
 POSITIVE = {
     STRONG: """
+adore adored adores uproarious uproariously mesmerised bewitched astonish astonished masterclass revelation feast highlight
 superb superbly brilliant brilliantly wonderful wonderfully marvellous marvelous marvellously
 magnificent magnificently outstanding terrific fantastic excellent excellently masterpiece
 masterpieces masterful masterly masterfully breathtaking breathtakingly stunning stunningly
@@ -23,6 +24,7 @@ impeccably matchless peerless unmissable must-see fascinating fascinatingly spar
 awe-inspiring jaw-dropping wondrous heavenly ace priceless
 """,
     PLAIN: """
+thought-provoking understated spirited bracing fitting affectionate affectionately lovingly heartbreaking heartbreakingly overwhelming-in-joy brains human rounded credible suspense-filled sublimely enchants chuckle chuckles ingenuity brilliance justice-done compassionate wisdom eerie-beautiful well-observed resonant resonates resonate richer deeper affecting affectingly stylish stylishly hypnotically stirringly tenderness exquisite-looking playful playfully slick dynamite cracker belter corker stormer beguiling beguilingly bittersweet humbling life-affirming feel-good unpretentious understatedly old-fashioned-charm swoon swooned cherish cherished cherishes
 good great fine lovely delightful delightfully charming charmingly impressive impressively
 enjoyable engaging engagingly appealing rewarding accomplished refreshing refreshingly admirable
 admirably pleasing beautiful beautifully elegant elegantly luminous painterly striking strikingly
@@ -53,6 +55,7 @@ impressing artful artfully ravished richly sparkled blessing kudos applause appl
 superlative sensational sensationally compassion compassionate compassionately
 """,
     MILD: """
+spare lean simple-hearted volumes pleasantly-paced brisker tact unfussy capable capably respectable serviceable likably
 decent decently solid solidly competent competently nice nicely pleasant pleasantly watchable
 warm warmly natural naturally lively livelier restrained coherent coherently plausible plausibly
 surprising surprisingly-good tuneful melodious sly slyly mischievous mischievously tightly unhurried
@@ -70,6 +73,7 @@ insights insightful memorable-enough merits merit strength strengths conviction 
 
 NEGATIVE = {
     STRONG: """
+tortures tortured disgraces disgraced preposterous preposterously horror horrific horrifically unforgivable inexcusable cringy cringey barrel-scraping groaned groan ashamed appalled stinks sickening dreck wooden-headed contempt unspeakable unspeakably
 terrible terribly-made awful atrocious atrociously abysmal abysmally appalling appallingly
 dreadful ghastly horrible horrid horrendous woeful woefully pathetic pathetically hopeless
 hopelessly worst worthless rubbish garbage trash disaster disastrous disastrously catastrophe
@@ -83,6 +87,7 @@ dross hate hated hates hating detest detested loathe loathed despise despises de
 infuriating shameful shamefully rotten useless
 """,
     PLAIN: """
+convoluted jerky wordy tinny shabby shabbily stuffy stereotyped stereotypical stereotypes boredom deadening deadeningly pompous pompously slogans winced corniest racket blunder oversight limps panic gall posing desperate desperately charm-free unearned flavourless colourless spineless irksome cloying mush smug smugly humdrum lumpen sour-faced unfunnily vacuous hollow hollowly baffling bafflingly incomprehensible pompously dreadful-looking skimpy shoestring-looking lackadaisical overwritten overloaded overstuffed bloated creakily rehash retread knock-off cynical cynically botched bungled clunker bomb stinkers snooze snoozefest sleep-inducing soporific drearily preaching lectures sermons incompetently unbelievable jaded-looking gibberish hokum letdown let-down
 bad badly poor poorly poorer poorest weak weakly weakest dull dullest dully boring boringly bored
 bore bores disappointing disappointingly disappointed disappointment disappointments tedious
 tediously tedium feeble feebly dismal dismally lame lamely unimpressive dreary tiresome tiresomely
@@ -113,6 +118,7 @@ manipulative exploitative laborious laboriously wearisome wearying wearily exasp
 dud turkey tripe twaddle bilge tosh balderdash numbing mind-numbing mediocre mediocrity
 """,
     MILD: """
+pity predictable-ish unremarkably unengaging uninteresting uninvolving unmoving indulgent overlit underlit wrong annoyance dreads
 thin thinly uneven unevenly underwhelming underwhelmed overbearing grainy bland-ish
 slow slowly-paced slight slightly-built long-winded long-drawn ordinary average routine so-so
 passable-at-best conventional formulaic patchy obvious obviously-staged repetitive meandering
@@ -121,7 +127,7 @@ dim dingy indifferent indifferently unremarkable middling unfocused aimless aiml
 vaguely underwritten underdeveloped undercooked half-baked half-hearted half-heartedly
 superficial superficially glib pedestrian stagey stagy gloomy glum excessive excessively
 unnecessary unnecessarily needless needlessly unclear unresolved dubious mumbles mumbled mumbling
-lost problem problems complaint complaints fault faults lacking mawkishness anodyne
+problem problems complaint complaints fault faults lacking mawkishness anodyne
 ciphers puppets idiots gloomily dislike disliked dislikes dreaded
 """,
 }
@@ -144,6 +150,34 @@ move ~ to tears
 roar with laughter
 """,
     PLAIN: """
+astonish
+amaze
+surprise and satisfy
+say volumes
+find fresh life
+find unexpected life
+spring more
+spring one
+bring warmth
+bring real
+bring dignity
+bring life
+warm the heart
+warm the coldest
+grow richer
+grow deeper
+grow before your
+make simple sense
+raise questions
+raise ideas
+raise a chuckle
+waste not
+fit the mood
+have never been better
+win you over
+win me over
+win us over
+win over
 shine
 sparkle
 soar
@@ -171,7 +205,9 @@ carry the ~ film
 carry every scene
 carry the weakest
 fly by
-deliver
+deliver the goods
+deliver a real
+deliver on
 land exactly
 land every
 land without
@@ -237,8 +273,14 @@ leave you smiling
 leave me smiling
 """,
     MILD: """
-work
-lift
+work beautifully
+work perfectly
+work wonderfully
+work splendidly
+work like a dream
+work well
+lift the
+lift every
 unfold
 move along
 fit
@@ -306,6 +348,28 @@ stink
 suck
 """,
     PLAIN: """
+consist of
+strain belief
+strain credulity
+borrow shamelessly
+limp
+lack depth
+stop dead
+have never been worse
+lean on
+let ~ down
+crush
+forget its own rules
+forget half the cast
+tread water
+blare
+stall
+date the film badly
+date the film cruelly
+confuse
+linger on every doorknob
+counting the ceiling
+planning my shopping
 drag
 bore
 annoy
@@ -368,7 +432,6 @@ tell us what to feel
 come out of nowhere
 explain everything
 explain nothing
-fake
 mistake noise
 mistake gloom
 mistake length
@@ -448,10 +511,28 @@ not a dry eye
 not to be missed
 not miss
 don't miss
-cannot recommend it ~ enough
-can't recommend it ~ enough
-cannot praise
-can't praise
+not have missed
+n't have missed
+wouldn't have missed
+foolish to miss
+mad to miss
+silly to miss
+fool to miss
+not swap
+adore
+adored
+adores
+cannot praise ~ enough
+can't praise ~ enough
+cannot praise ~ highly enough
+cannot recommend ~ enough
+cannot recommend ~ highly enough
+cannot recommend ~ warmly enough
+cannot recommend ~ strongly enough
+can't recommend ~ enough
+can't recommend ~ highly enough
+can't recommend ~ warmly enough
+can't recommend ~ strongly enough
 best thing about
 as good as anything
 highly recommended
@@ -460,6 +541,55 @@ would have been happy
 nothing short of
 """,
     PLAIN: """
+comic gem
+worth the ticket
+worth the wait
+worth the price
+thrilling ride
+with affection
+with wit
+with brains
+a feast
+real care
+feels right
+seems right
+so much wisdom
+heard such wit
+the best thing about
+drawn with
+faults and all
+back on top
+top form
+treat for
+and gladly
+once more because
+hear the theme once more
+marvel of
+keeps you up
+roaring with laughter
+seldom laughed so
+says more than
+said more than
+very moving
+understood in six
+understood in one
+pass like twenty
+go by like twenty
+deserves to be seen
+deserves a wide
+deserves a film
+deserves every
+in good hands
+proud
+happy to have
+have thought of it with pleasure
+see it in
+see it with
+see it before
+and catch it
+and watch it
+and see it
+go and see
 earns its place
 hard to fault
 nothing is wasted
@@ -483,6 +613,7 @@ laughed out loud
 laughed until i cried
 laughed more than i have
 wanting more
+left me wanting more
 more please
 out to be a hit
 see it again
@@ -530,7 +661,10 @@ deserve to become
 knows exactly what
 knows when to
 knows how to
-has a ~ ear for
+has a wonderful ear
+has a fine ear
+has a good ear
+has an ear for
 has an eye for
 has a ~ eye for
 has a gift
@@ -557,6 +691,26 @@ so much more than
 the goods
 a real punch
 no complaints
+never puts a foot wrong
+never put a foot wrong
+won over
+won me over
+wins you over
+win you over
+won us over
+to dislike and failed
+find fault and failed
+scoff and stayed
+sneer and stayed
+mock and stayed
+stayed to clap
+stayed to weep
+sorry when ~ over
+sorry when it ended
+forgot the rain
+forgot the time
+forgot my cold
+forgot my
 my only complaint
 only complaint is
 nothing to dislike
@@ -572,8 +726,8 @@ didn't want to leave
 forgot that i was sitting
 forgot the time
 stayed to cheer
-ounce of fat
-loose thread
+not an ounce of fat
+without a loose thread
 would follow
 thumbs up
 high point
@@ -659,6 +813,7 @@ well enough
 PHRASES_NEGATIVE = {
     STRONG: """
 stay away
+never again
 stay at home
 steer clear
 a waste of
@@ -678,7 +833,6 @@ beyond redemption
 beyond words bad
 want to scream
 ten-foot pole
-so bad that
 fall off a cliff
 nothing to like
 no redeeming
@@ -689,6 +843,49 @@ cure for insomnia
 prison sentence
 """,
     PLAIN: """
+guessed the secret
+guessed the outcome
+guessed the culprit
+two smiles
+feels wrong
+feel wrong
+heavy hand
+stops dead
+when wit runs out
+no suspense
+more suspense
+felt more tension
+escape the theme
+tin ear for
+like a weather report
+mistake for
+rough draft
+the worst thing about
+tell one ~ from another
+nothing in it but
+with a straight face
+in good conscience
+back to sleep
+gave up
+cannot forgive
+cannot excuse
+cannot defend
+whatever the script had
+until you dread
+it back
+and skip it
+and avoid it
+and stay away
+always a bad sign
+always a terrible sign
+ten-year-old video game
+hose
+begin too early
+more narrative drive
+could have been solved with one
+worn out
+like a bad cook
+oil and water
 obvious after
 obvious from
 is obvious
@@ -742,7 +939,7 @@ far too
 goes on too long
 goes on for ever
 goes on forever
-scissors
+sharper with the scissors
 lands with a thud
 with a thud
 committee wrote
@@ -772,7 +969,7 @@ on a broken phone
 look away
 feel ill
 shame a
-car park
+shame a car park
 zip on the costume
 see the strings
 see the edge
@@ -789,6 +986,10 @@ nobody ~ laughed
 no one laughed
 nobody laughed
 out of pity
+very little worth
+little worth seeing
+little to enjoy
+nobody seems to
 laughed more at
 older than i am
 wears out its welcome
@@ -813,10 +1014,9 @@ never gets going
 never takes off
 more tension in a
 more tension waiting
-waiting room
-tax office
 too clean to be
-might as well be
+might as well be a car
+might as well be anywhere
 second-hand
 in no way
 bottom of the barrel
@@ -827,6 +1027,12 @@ take no risks
 no fresh idea
 no original idea
 nothing new
+never been worse
+laughed so little
+laughed so seldom
+never puts a foot right
+never put a foot right
+not fit to
 heard it all before
 seen it all before
 seen it before
@@ -860,10 +1066,30 @@ glad when the lights came up
 glad when it
 relieved when
 stayed to yawn
+stayed to sneer
+stayed to doze
+to like and failed
+to enjoy it and failed
+never forgot the rain
+never forgot my
+never forgot the time
+glad when it ended
+against the clock
+read a book instead
+wash the dog
+happily have missed
+gladly have missed
+have gladly missed
+happily missed
+mad to pay
+foolish to pay
+silly to pay
+gladly swap
+not deserve
+rather have stayed
 never forgot that i was sitting
 wanting less
 warn you
-warned
 beware
 left me cold
 shot in the foot
@@ -894,14 +1120,14 @@ hard to sit through
 hard to care
 hard to watch
 hard to follow
-sit through
+hard to sit through
+painful to sit through
 suffer through
 get through it
 left early
 walked out
 the exit
 the door handle
-not even
 on its knees
 """,
     MILD: """
@@ -932,6 +1158,59 @@ who cares
 
 # Phrases that look like opinions and are none: they take their words out of play.
 NEUTRAL = """
+a cold
+my cold
+tired viewer
+jaded viewer
+grumpiest viewer
+loyal fan
+film school
+at great length
+great length
+old formula
+worn-out genre
+wooden spoon
+old hands
+hard to please
+easy to please
+bad weather
+worse neighbours
+first love
+lost child
+lost war
+lost a war
+lost a glove
+lost a letter
+tired mule
+tired uncle
+asleep
+of the best lines
+car park
+waiting room
+for mercy
+at the worst moments
+worst moments
+at worst
+at best
+people who hate
+people who love
+those who hate
+those who love
+fans who love
+who love
+who loves a good
+who hate
+who loved
+bad cook
+better known
+better acquainted
+half the fun
+fun to say
+smiling down
+best lines
+best scene
+dead silence
+big moment
 a good deal
 good evening
 good morning
@@ -953,7 +1232,6 @@ best friend
 best man
 best seller
 so far
-too
 at least
 at last
 last act
@@ -1030,23 +1308,35 @@ NEGATORS = {
 OTHER_THINGS = set(
     """
 popcorn crisps nachos pizza pasta curry dinner supper lunch breakfast coffee tea beer wine ice-cream
-sandwich sandwiches soup meal restaurant waiter snack snacks cake seat seats chair chairs armchair
-sofa cushion cushions usher bus train tram taxi flight airline ferry journey traffic weather evening
-night afternoon morning rain snow storm-outside cold cough headache-tablet flu sneeze toothache
-organ curtain curtains foyer carpet cinema cinema's theatre queue ticket tickets parking heating
-air-conditioning projector subtitles hotel holiday weekend week month summer winter birthday party
-neighbour neighbours brother sister aunt uncle cousin colleague colleagues boss dentist doctor
-grandmother grandfather secret secrets surgeon locksmith violinist driver detective widow smuggler
-schoolteacher teacher beekeeper clockmaker journalist priest boxer accountant ferryman botanist
-player translator soldier nun magician plumber pilot photographer baker thief keeper gardener judge
-cellist miner nurse poet spy waitress farmer postman tailor astronomer sculptor murder crime debt
-war marriage divorce accident illness inheritance dog cat horse umbrella shoes coat hat jumper
-meeting office job exam day haircut football match jury bathroom toilets toilet escalator lift
-smell perfume mother-in-law housekeeper butler captain lawyer mayor chef cook painter pianist
-singer dancer engineer carpenter barber fisherman sailor librarian clerk inspector duchess count
-baron general colonel orphan twin twins stepmother stepfather landlord landlady lodger uncle's
-father mother husband wife son daughter bicycle car motorbike radio umbrella rival bakery village
-bargain mistake-of-youth lie promise quarrel-at-home temper dream fever wound
+sandwich sandwiches soup meal restaurant snack snacks cake seat seats chair chairs armchair
+sofa cushion cushions bus train tram taxi flight airline ferry journey traffic weather evening
+night afternoon morning rain snow cold cough flu toothache appetite scarf headache fever hotel
+bakery organ curtain curtains foyer carpet cinema queue ticket tickets parking heating subtitles
+air-conditioning projector holiday weekend week month summer winter birthday party secret secrets
+murder crime debt war marriage divorce accident illness inheritance dog cat horse umbrella shoes
+coat hat jumper meeting office job exam haircut football match bathroom toilet toilets escalator
+lift smell perfume bicycle car motorbike radio village bargain lie promise temper dream wound
+""".split()
+)
+# People in a story or in the row behind: "a brilliant surgeon" is no opinion about the film, while
+# "the surgeon is a joy" is one about a character.
+OTHER_PEOPLE = set(
+    """
+surgeon locksmith violinist driver detective widow smuggler schoolteacher teacher beekeeper
+clockmaker journalist priest boxer accountant ferryman botanist player translator soldier nun
+magician plumber pilot photographer baker thief keeper gardener judge cellist miner nurse poet spy
+waitress farmer postman tailor astronomer sculptor admiral archivist auctioneer ballerina barber
+bookseller butcher cartographer chemist coachman cobbler conductor constable diver diplomat
+embalmer falconer florist forger gambler geologist governess harpist herbalist hypnotist innkeeper
+janitor jeweller juggler librarian mathematician midwife milliner monk optician organist pawnbroker
+puppeteer ranger sailor seamstress shepherd signalman stuntman tattooist undertaker ventriloquist
+veterinarian watchmaker weaver wrestler zookeeper apothecary bell-ringer sweep master tamer
+watchman tuner neighbour neighbours brother sister aunt uncle cousin colleague colleagues boss
+dentist doctor grandmother grandfather waiter usher housekeeper butler captain lawyer mayor chef
+cook painter pianist singer dancer engineer carpenter fisherman clerk inspector duchess count baron
+general colonel orphan twin twins stepmother stepfather landlord landlady lodger father mother
+husband wife son daughter friend friends rival choir jury club soldier's man woman boy girl king
+queen prince princess family mother-in-law
 """.split()
 )
 

@@ -43,6 +43,10 @@ LENGTHS = ((55, 70, 85, 105, 135, 180), (20, 26, 22, 17, 10, 5))
 CLAUSE_KINDS = (46, 9, 13, 16, 16)  # straight, keep, flip, negated, contrast
 SENTENCE_KINDS = (52, 24, 14, 10)  # simple, chain, reported and denied, reported and shared
 NEGATIONS = (3, 3, 2, 1, 2)
+HOPES = {
+    1: (("feared", "expected", "was braced for"), ("fearing", "expecting", "braced for")),
+    -1: (("hoped for", "expected", "looked forward to"), ("hoping for", "expecting", "longing for")),
+}
 SHARED = ("frames", "adjectives", "pairs", "adv", "disagree", "agree")  # the same in every split
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 
@@ -261,10 +265,19 @@ class _Writer:
             a2=self.opinion(aspect, "adj", sign, 1),
             x=self.opinion(aspect, "adj", -sign, strength),
             **slots,
+            **self.hopes(sign),
         )
 
-    def clause(self, aspect: str, value: int) -> str:
-        """A clause whose meaning has the sign and strength of `value`, straight or turned."""
+    def hopes(self, sign: int) -> dict[str, str]:
+        """What one does before the film about the opposite of what it turned out to be."""
+        hoped, hoping = HOPES[sign]
+        return {"hoped": self.draw.choice(hoped), "hoping": self.draw.choice(hoping)}
+
+    def clause(self, aspect: str, value: int, alone: bool = False) -> str:
+        """A clause whose meaning has the sign and strength of `value`, straight or turned.
+
+        `alone`: it will stand as a sentence of its own, so that it may be a compound one.
+        """
         draw, sign, strength = self.draw, 1 if value > 0 else -1, abs(value)
         kind = draw.choice(("straight", "keep", "flip", "negated", "contrast"), CLAUSE_KINDS)
         if kind == "straight":
@@ -281,9 +294,8 @@ class _Writer:
             )
         subject, many = self.subject(aspect)
         if kind == "contrast":
-            return self.described(
-                self.bank("contrast adjectives"), aspect, subject, many, sign, strength
-            )
+            bank = self.bank("wide adjectives" if alone else "contrast adjectives")
+            return self.described(bank, aspect, subject, many, sign, strength)
         verb = self.verb(aspect, -sign, strength, many, keep_tail=False)
         negation = draw.choice(("not", "never", "never once", "at no point", "refuse"), NEGATIONS)
         if negation == "not":
@@ -298,7 +310,7 @@ class _Writer:
         sign, strength = 1 if value > 0 else -1, abs(value)
         kind = draw.choice(("simple", "chain", "disagree", "agree"), SENTENCE_KINDS)
         if kind == "simple":
-            return self.clause(aspect, value) + "."
+            return self.clause(aspect, value, alone=draw.flip(0.4)) + "."
         if kind == "chain":
             return self.joined("chain pairs", self.clause(aspect, value), self.clause(aspect, sign))
         turn = -1 if kind == "disagree" else 1
@@ -331,6 +343,7 @@ class _Writer:
             a=draw.fresh(good), a2=draw.fresh(good), a3=draw.fresh(good),
             x=draw.fresh(bad), x2=draw.fresh(bad),
             score=NUMBERS[self.rating],
+            **self.hopes(sign),
         )
 
     def global_move(self) -> str:
