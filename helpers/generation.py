@@ -231,6 +231,7 @@ def _sample_batch(
         if len(alive) == 0:
             return
         if len(alive) < len(rows):
-            rows, tokens, positions, full = rows[alive], tokens[alive], positions[alive], full[alive]
+            rows, tokens = rows[alive], tokens[alive]
+            positions, full = positions[alive], full[alive]
             cache.batch_select_indices(alive)
         inputs = tokens[:, None]

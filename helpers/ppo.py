@@ -137,18 +137,13 @@ def token_rewards(
 
 
 def gae(
-    rewards: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    gamma: float = 1.0,
-    lam: float = 0.95,
-    dones: torch.Tensor | None = None,
-    next_value: torch.Tensor | None = None,
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float = 1.0,
+    lam: float = 0.95, dones: torch.Tensor | None = None, next_value: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimation: advantages and returns, both (batch, steps).
 
-    δ_t = r_t + γ V_{t+1} - V_t and A_t = δ_t + γ λ A_{t+1}; the return is A_t + V_t. The value after
-    the last real token is 0. For environments, ``dones`` is 1 where an episode ends and
+    δ_t = r_t + γ V_{t+1} - V_t and A_t = δ_t + γ λ A_{t+1}; the return is A_t + V_t. The value
+    after the last real token is 0. For environments, ``dones`` is 1 where an episode ends and
     ``next_value`` (batch,) is the value of the state after the last step.
     """
     mask = mask.to(rewards.dtype)

@@ -31,7 +31,7 @@ def bands() -> dict[str, tuple[float, float]]:
 
 
 def report(history: Sequence[Mapping[str, float]], last: int = 5) -> list[str]:
-    """Lines of a table: each measure at the start, at the end (mean of the last rows), its range."""
+    """Lines of a table: each measure first, at the end (mean of the last rows), and its range."""
     end = history[-last:]
     lines = [f"{'measure':<19}{'first':>8}{'last':>8}   {'healthy':<14}"]
     for name, (low, high, meaning) in HEALTHY.items():

@@ -145,7 +145,8 @@ def test_a_response_without_end_of_text_pays_the_fixed_penalty():
 
 
 def slow_whiten(values, mask, shift_mean):
-    real = [v for vs, ms in zip(values, mask, strict=True) for v, m in zip(vs, ms, strict=True) if m]
+    pairs = [p for vs, ms in zip(values, mask, strict=True) for p in zip(vs, ms, strict=True)]
+    real = [v for v, m in pairs if m]
     mean = sum(real) / len(real)
     variance = sum((v - mean) ** 2 for v in real) / (len(real) - 1)
     scale = 1 / math.sqrt(variance + 1e-8)
