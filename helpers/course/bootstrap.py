@@ -28,7 +28,8 @@ def main(argv):
     try:
         arguments = cli.parse(argv)
         if arguments.command == "doctor":
-            return _best_python(argv) or cli.run(arguments)
+            status = _best_python(argv)
+            return cli.run(arguments) if status is None else status
         if os.environ.get("RLHF_NO_VENV"):
             if arguments.command == "setup":
                 print("RLHF_NO_VENV is set: this Python's own environment is used as it is.")
@@ -45,6 +46,9 @@ def main(argv):
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def python_of(venv):

@@ -166,7 +166,7 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
         def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=120, **kwargs):
             client = PapermillNotebookClient(
                 nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None,
-                log=logging.getLogger("papermill"), extra_arguments=["--log-level=ERROR"],
+                log=logging.getLogger("papermill"), extra_arguments=["--log-level=CRITICAL"],
             )
             place["cells"] = list(nb_man.nb.cells)  # papermill adds marker cells on error
             code = [i for i, cell in enumerate(nb_man.nb.cells) if cell.cell_type == "code"]
