@@ -74,6 +74,53 @@ def reward_logits(
     return model.score(pool(hidden, attention_mask)).squeeze(-1).float()
 
 
+def pair_rewards(
+    model: nn.Module,
+    batch: dict[str, torch.Tensor],
+    pool: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = pool_last_token,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards of the chosen and the rejected responses of a collated batch, each (n,).
+
+    Takes what `collate_pairs` or `collate_shared` made; the result is the same.
+    """
+    if "segment" not in batch:
+        rewards = reward_logits(model, batch["input_ids"], batch["attention_mask"], pool)
+        return rewards.chunk(2)
+    segment, backbone = batch["segment"], getattr(model, model.base_model_prefix)
+    n, length = segment.shape
+    ones = torch.ones(length, length, dtype=torch.bool, device=segment.device)
+    reader, read = segment.unsqueeze(2), segment.unsqueeze(1)
+    visible = ones.tril() & ((read == 0) | (read == reader))
+    dtype = model.score.weight.dtype
+    if torch.is_autocast_enabled(segment.device.type):
+        dtype = torch.get_autocast_dtype(segment.device.type)
+    hidden = backbone(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=torch.zeros(n, 1, length, length, dtype=dtype, device=segment.device)
+        .masked_fill_(~visible.unsqueeze(1), torch.finfo(dtype).min),
+        use_cache=False,
+    ).last_hidden_state
+    of_chosen, of_rejected = ((segment == 0) | (segment == side) for side in (1, 2))
+    values = torch.cat([pool(hidden, of_chosen.long()), pool(hidden, of_rejected.long())])
+    return model.score(values).squeeze(-1).float().chunk(2)
+
+
+def can_share_prompts(model: nn.Module) -> bool:
+    """Whether `pair_rewards` may use `collate_shared` with this model.
+
+    It needs explicit positions and full attention: a window counted in columns would reach over
+    from one response into the other, and recurrent models have no mask at all.
+    """
+    config, backbone = model.config, getattr(model, model.base_model_prefix)
+    layers = str(getattr(config, "layer_types", "")) + str(getattr(config, "attention_layers", ""))
+    windowed = "sliding" in layers or "local" in layers or "linear" in layers
+    attention = getattr(config, "_attn_implementation", "eager")
+    return (
+        _takes_positions(type(backbone)) and not windowed and attention in ("eager", "sdpa")
+    )
+
+
 @functools.cache
 def _takes_positions(backbone: type[nn.Module]) -> bool:
     return "position_ids" in inspect.signature(backbone.forward).parameters
@@ -107,9 +154,10 @@ def encode_pairs(
     takes more than three quarters of `max_length` is left out, since nobody judged half a response.
 
     pairs: dictionaries with `prompt` (rendered), `chosen` and `rejected`; a `margin`, if there,
-    is kept. Returns dictionaries `chosen_ids`, `rejected_ids`, `length` (of the longer side),
-    `cut` (tokens its prompt lost), `margin` and `row`, the pair's place in `pairs`. Raises
-    UserError for an empty or equal response, naming the row, and when no pair is left.
+    is kept. Returns dictionaries `chosen_ids`, `rejected_ids`, `prompt_length` (tokens that both
+    begin with), `length` (of the longer side), `cut` (tokens its prompt lost), `margin` and `row`,
+    the pair's place in `pairs`. Raises UserError for an empty or equal response, naming the row,
+    and when no pair is left.
     """
     encoded = []
     for row, pair in enumerate(pairs):
@@ -129,6 +177,7 @@ def encode_pairs(
             {
                 "chosen_ids": prompt_ids[cut:] + chosen_ids,
                 "rejected_ids": prompt_ids[cut:] + rejected_ids,
+                "prompt_length": len(prompt_ids) - cut,
                 "length": len(prompt_ids) - cut + response_length,
                 "cut": cut,
                 "margin": float(pair.get("margin") or 0.0),
@@ -177,6 +226,37 @@ def collate_pairs(rows: Sequence[dict], pad_token_id: int) -> dict[str, torch.Te
     texts = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
     return {
         **pad(texts, pad_token_id),
+        "margin": torch.tensor([row["margin"] for row in rows]),
+        "row": torch.tensor([row["row"] for row in rows]),
+    }
+
+
+def shared_length(row: dict) -> int:
+    """Tokens of an encoded pair when its prompt is counted once."""
+    return len(row["chosen_ids"]) + len(row["rejected_ids"]) - row["prompt_length"]
+
+
+def collate_shared(rows: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """One batch of n rows, each prompt + chosen response + rejected response, padded on the right.
+
+    The prompt is there once. `segment` (n, length) is 0 on the prompt, 1 on the chosen and 2 on
+    the rejected response, -1 on padding; positions start again for the rejected response, and
+    `pair_rewards` keeps either response from seeing the other. Returns input_ids, position_ids,
+    segment (n, length), margin (n,) and row (n,).
+    """
+    ids, positions, segments = [], [], []
+    for row in rows:
+        prompt, chosen, rejected = (
+            row["prompt_length"], len(row["chosen_ids"]), len(row["rejected_ids"])
+        )
+        ids.append(row["chosen_ids"] + row["rejected_ids"][prompt:])
+        positions.append([*range(chosen), *range(prompt, rejected)])
+        segments.append([0] * prompt + [1] * (chosen - prompt) + [2] * (rejected - prompt))
+    batch = pad(ids, pad_token_id)
+    batch["position_ids"] = pad(positions, 0)["input_ids"]
+    batch["segment"] = pad(segments, -1)["input_ids"]
+    del batch["attention_mask"]
+    return batch | {
         "margin": torch.tensor([row["margin"] for row in rows]),
         "row": torch.tensor([row["row"] for row in rows]),
     }
@@ -459,16 +539,14 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 class PairTrainer(Trainer):
     """`transformers.Trainer` on pairs: both responses of a pair in one forward pass."""
 
-    def __init__(self, *args, loss_fn, pool_fn, margin: float, **kwargs):
+    def __init__(self, *args, loss_fn, pool_fn, margin: float, share_prompts: bool, **kwargs):
         super().__init__(*args, **kwargs)
         self.loss_fn, self.pool_fn, self.margin = loss_fn, pool_fn, margin
+        self.share_prompts = share_prompts
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        rewards = reward_logits(
-            model, inputs["input_ids"], inputs["attention_mask"], pool=self.pool_fn
-        )
-        chosen, rejected = rewards.chunk(2)
+        chosen, rejected = pair_rewards(model, inputs, pool=self.pool_fn)
         # The margin is a training device: evaluation measures the plain likelihood.
         margin = inputs["margin"] + self.margin if model.training else 0.0
         loss = self.loss_fn(chosen, rejected, margin)
@@ -490,7 +568,8 @@ class PairTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         rows = train_dataset if train_dataset is not None else self.train_dataset
         batch_size = self._train_batch_size * max(1, self.args.world_size)
-        return LengthGroupedSampler([r["length"] for r in rows], batch_size, self.args.seed)
+        length = shared_length if self.share_prompts else lambda row: row["length"]
+        return LengthGroupedSampler([length(row) for row in rows], batch_size, self.args.seed)
 
 
 def use_bf16(settings) -> bool:
@@ -527,6 +606,7 @@ def train_reward_model(
     seed: int = 0,
     resume: bool = False,
     report_to: str | Sequence[str] = "none",
+    share_prompts: bool | None = None,
     loss_fn: Callable = bradley_terry_loss,
     pool_fn: Callable = pool_last_token,
     callbacks: Sequence = (),
@@ -537,7 +617,9 @@ def train_reward_model(
     (in units of reward, added to the constant `margin`). Checkpoints go to `folder`; with
     `resume` training goes on from the last one there. `evaluations` is the number of times the
     validation loss is taken; `patience` stops after so many evaluations without a better one.
-    `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the reader's.
+    `share_prompts` computes a pair's prompt once (`collate_shared`); by default wherever the model
+    allows it. `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the
+    reader's own.
 
     Returns the history: one dictionary per evaluation with `step`, `pairs` (seen so far),
     `train_loss` (mean since the row before; absent before training), `loss`, `accuracy`, `margin`.
@@ -554,6 +636,9 @@ def train_reward_model(
         model.config.pad_token_id = tokenizer.pad_token_id
     train = encode_pairs(tokenizer, train_pairs, max_length)
     validation = encode_pairs(tokenizer, validation_pairs, max_length, longest_first=True)
+    if share_prompts is None:
+        share_prompts = can_share_prompts(model)
+    collate = collate_shared if share_prompts else collate_pairs
     steps_per_epoch = math.ceil(math.ceil(len(train) / batch_size) / gradient_accumulation)
     steps = max(1, math.ceil(steps_per_epoch * epochs))
     every = max(1, math.ceil(steps / evaluations))
@@ -593,27 +678,29 @@ def train_reward_model(
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
-        data_collator=functools.partial(collate_pairs, pad_token_id=tokenizer.pad_token_id),
+        data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
         compute_metrics=_pair_metrics,
         callbacks=[*stopping, *callbacks],
         loss_fn=loss_fn,
         pool_fn=pool_fn,
         margin=margin,
+        share_prompts=share_prompts,
     )
     trainer.remove_callback(PrinterCallback)
     checkpoints = list(Path(folder).glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
     model.eval()
-    return _history(trainer.state.log_history, batch_size * gradient_accumulation, len(train))
+    pairs_per_step = batch_size * gradient_accumulation
+    return _history(trainer.state.log_history, pairs_per_step, round(len(train) * epochs))
 
 
-def _history(log: Sequence[dict], pairs_per_step: int, n_pairs: int) -> list[dict]:
+def _history(log: Sequence[dict], pairs_per_step: int, most: int) -> list[dict]:
     rows: dict[int, dict] = {}
     for entry in log:
         row = rows.setdefault(entry["step"], {"step": entry["step"]})
         if "eval_loss" in entry:
             row |= {key: entry[f"eval_{key}"] for key in ("loss", "accuracy", "margin")}
-            row["pairs"] = entry["step"] * pairs_per_step
+            row["pairs"] = min(entry["step"] * pairs_per_step, most)
         elif "loss" in entry:
             row["train_loss"] = entry["loss"]
     return [row for row in rows.values() if "loss" in row]

@@ -95,6 +95,24 @@ def test_padding_changes_no_reward(tokenizer, kind, side):
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_shared_prompt_changes_neither_rewards_nor_gradients(tokenizer, kind):
+    model = make_model(tokenizer, kind)
+    assert reward.can_share_prompts(model) == (kind != "gpt_neo")  # its windows count columns
+    if kind == "gpt_neo":
+        return
+    rows = reward.encode_pairs(tokenizer, make_pairs(8), 64)
+    results = []
+    for collate in (reward.collate_pairs, reward.collate_shared):
+        model.zero_grad()
+        chosen, rejected = reward.pair_rewards(model, collate(rows, tokenizer.pad_token_id))
+        reward.bradley_terry_loss(chosen, rejected).backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        results.append((chosen.detach(), rejected.detach(), gradient))
+    for apart, shared in zip(*results, strict=True):
+        torch.testing.assert_close(shared, apart, rtol=1e-3, atol=1e-5)
+
+
 def test_reward_equals_the_library_on_right_padding(tokenizer):
     model = make_model(tokenizer)
     batch = reward.pad([[3, 4, 5], [6, 7, 8, 9, 10]], tokenizer.pad_token_id)
