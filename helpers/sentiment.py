@@ -72,7 +72,8 @@ _DENY = re.compile(
     r"|\b(?:no moment (?:when|at which)|far from the truth|i doubt|untrue|nonsense) (?:that|to|if)\b"
     r"|\bno moment when i (?:felt|thought)\b"
     r"|\b(?:wish|if only) (?:i|it|they|there|he|she|the)\b"
-    r"|\bwaited in vain\b"
+    r"|\bwaited in vain\b|\b(?:don't|do not|never) listen to\b"
+    r"|\b(?:nobody|no one) who [^,.;]*? (?:will|would|can|could)\b"
 )
 # What was hoped, feared or promised is not what was found.
 _UNREAL = re.compile(
@@ -81,7 +82,7 @@ _UNREAL = re.compile(
     r"|\b(?:i |we |had )?(?:expected|feared|hoped|hoping|was ready|were ready|braced myself|"
     r"was prepared|prepared for|was dreading|dreaded|was led to expect|expecting|fearing|"
     r"longing for|looked forward to|braced for|looking forward to)\b"
-    r"|\b(?:on paper|in theory|sounds|they call|claims? to be|seems? to be|sets? out to be)\b"
+    r"|\b(?:on paper|in theory|sounds (?=[^.;]*\bbut\b)|they call|claims? to be|seems? to be|sets? out to be|(?:starts|begins|started|began) (?=\w+ (?:and|but) then)|i had heard that)"
     r"|\b(?:promises?|promised|wants? to be|wanted to be|tries to be|tried to be|trying to be|"
     r"meant to be|supposed to be|aims? to be|longs? to be|thinks it is|thinks it's|"
     r"advertised as|sold as|billed as|mistaken for)\b"
@@ -92,7 +93,7 @@ _FULFILLED = re.compile(
     r"(?:had )?(?:hoped|expected))\b"
 )
 _REPORT = re.compile(
-    r"\b(?:says?|said|claims?(?! to be)|claimed|insists?|insisted|wrote|writes|tells? (?:me|us|you|everyone)|"
+    r"\b(?:says?(?! (?:more|volumes|everything|about|it beautifully|so much|\"))|said(?! and done)|claims?(?! to be)|claimed|insists?|insisted|wrote|writes|tells? (?:me|us|you|everyone)(?! what)|"
     r"told (?:me|us|you|everyone)|been told|was told|had read|have read|had heard|have heard|"
     r"i heard|i read|according to|calls it|called it|assured (?:me|us)|assures (?:me|us)|"
     r"warned (?:me|us)|been warned|was warned|argues?|maintains?|swears?|swore|raved?|raves|"
@@ -117,7 +118,7 @@ _DISAGREE = re.compile(
     r"don't believe (?:it|a word|them)|do not believe (?:it|a word|them)|not a bit of it|"
     r"not at all|did we see the same|different film|i beg to|untrue|not true|far from it|"
     r"on the contrary|quite the (?:opposite|reverse)|the opposite|must have seen|hardly|"
-    r"do(?:es)? not convince me|liars?|lied|lies|exaggerat\w+)\b"
+    r"do(?:es)? not convince me|liars?|lied|lies|exaggerat\w+|yes, and i am)\b"
 )
 _YES = re.compile(
     r"^ ?(?:oh,? |but |well,? )?(?:yes|absolutely|certainly|definitely|of course|indeed|very|"
@@ -149,6 +150,13 @@ _NUISANCE = re.compile(
     r"wet (?:sock|towel|glove|sand)|late bus|wisdom tooth|broken lift|mosquito|fire drill|"
     r"dripping tap|waiting room|dental appointment|what an? [\w-]+ idea to|bus timetable)\b"
 )
+# Faint words that mean nothing beside a praise: "truth in an ordinary line", "the human heart".
+_SOFT = {"ordinary", "horror", "cardboard", "flops", "cynical", "distant", "disaster", "tired"}
+# Blame that a negation belongs to already: "cannot recommend it in good conscience".
+_FIXED = {
+    "if you paid me", "in good conscience", "with a straight face", "warn you", "at all costs",
+    "to like and failed", "sharper with the scissors",
+}
 _SPOILERS = {
     "waste", "wastes", "wasted", "wasting", "squander", "ruin", "spoil", "smother", "wreck",
     "crush", "mar", "stifle", "borrow", "disappoint", "bore", "botch", "insult", "mumble",
@@ -156,7 +164,7 @@ _SPOILERS = {
 }
 _COMPARED = re.compile(
     r"\b(?:next to (?:this|it|that)|compared (?:with|to) (?:this|it)|beside (?:this|it)|"
-    r"set against this|after this|(?:make|makes|made|making) (?:even )?(?:[\w'-]+ ){1,8}?look)\b"
+    r"set against this|(?:make|makes|made|making) (?:even )?(?:[\w'-]+ ){1,8}?look)\b"
 )
 _OTHER_FILM = re.compile(
     r"\b(?:and that was\b)|\b(?:(?:his|her|their|whose|[\w'-]+'s) (?:last|previous|earlier|other|first|second|third|"
@@ -273,6 +281,7 @@ def _normalise(text: str) -> str:
     text = _ABBREVIATION.sub(r"\1", text)
     text = re.sub(r"(\d)\.(\d)", r"\1·\2", text)
     text = _NAME.sub(lambda m: m.group(1) + "name" + m.group(2), text)
+    text = re.sub(r"(?i)when all is said and done", "overall", text)
     return re.sub(r"\s+", " ", text).strip().lower()
 
 
@@ -317,7 +326,7 @@ def _read_sentence(sentence: str, unfinished: bool):
     compared = _scopes(_COMPARED, sentence, r"[;]| but ")
     other = _scopes(_OTHER_FILM, sentence, r"[;,]| but ")
     report = None
-    found = _REPORT.search(sentence)
+    found = None if "listen to" in sentence else _REPORT.search(sentence)
     if found and not _FIRST_PERSON.search(sentence[: found.start()]) and not re.match(
         r"\s*(?:it has to be|to say|i )", sentence[max(0, found.start() - 12): found.start()]
     ):
@@ -354,6 +363,8 @@ def _read_sentence(sentence: str, unfinished: bool):
         lemma_key = lemma
         value *= _modifiers(tokens, start, end, segment)
         if _about_other_things(tokens, start, end):
+            continue
+        if lemma in _SOFT and any(other[3] > 0 and other[0] != start for other in hits):
             continue
         if value > 0 and any(
             other[3] < 0 and other[2].split()[0] in _SPOILERS and 0 <= start - other[1] <= 4
@@ -551,7 +562,11 @@ def _modifiers(tokens: list[str], start: int, end: int, segment: list[int]) -> f
                   r"think|believe|let|call|pretend) ", " ", text)
     # "has never looked so dull", "rarely such wit": more of it, not less
     text = re.sub(r" (?:never|rarely|seldom|not|haven't) (?:\w+ ){1,8}?(?:so|such) ", " ", text)
-    text = re.sub(r" not since ", " ", text)
+    text = re.sub(r" (?:not since|as if|as though) ", " ", text)
+    if tokens[start] in ("so", "such") or tokens[end : end + 1] in (["so"], ["such"]):
+        text = re.sub(r" (?:never|rarely|seldom|not|haven't) (?:[\w-]+ )*", " ", text)
+    text = re.sub(r" (?:nobody|no one) who .* (?:will|would|can|could) ", " ", text)
+    text = re.sub(r" (?:don't|do not|never) listen to ", " ", text)
     if end >= len(tokens) or tokens[end] != "as":
         text = re.sub(r" not (?:half|nearly|remotely) (?:as|so) ", " ", text)
     text = re.sub(r" (?:not|never|no|hardly|n't|don't|cannot) .* (?:but|rather|instead) ", " ", text)
@@ -580,7 +595,7 @@ def _modifiers(tokens: list[str], start: int, end: int, segment: list[int]) -> f
         elif word == "too" and far == 1:
             # too good, too long: neither a praise nor the reverse of a blame
             factor *= 0.6
-    if negations % 2:
+    if negations % 2 and " ".join(tokens[start:end]) not in _FIXED:
         sign = -0.75
     return factor * sign
 
@@ -597,7 +612,7 @@ def _after_than(tokens: list[str], start: int, segment: list[int]) -> bool:
 
 def _about_other_things(tokens: list[str], start: int, end: int) -> bool:
     """Whether the opinion is about a thing that is not the film or a part of it."""
-    for i in range(end, min(end + 3, len(tokens))):
+    for i in range(end, min(end + 3, len(tokens)) if end - start == 1 else end):
         if tokens[i] in OTHER_THINGS or tokens[i] in OTHER_PEOPLE:
             follows = tokens[i + 1] if i + 1 < len(tokens) else ""
             return follows not in _FILM_NOUNS
@@ -608,9 +623,11 @@ def _about_other_things(tokens: list[str], start: int, end: int) -> bool:
     while i > 0 and start - i < 9 and tokens[i] not in _BREAKS:
         if tokens[i] in OTHER_THINGS:
             opens = i < 2 or tokens[i - 2] in _BREAKS or tokens[i - 2] in ("and", "but", "because")
-            verb = tokens[i + 1] in _LINKS or tokens[i + 1] in ("in", "on", "from")
-            return opens and tokens[i - 1] in _OWNERS and verb and bool(
-                _LINKS & set(tokens[i + 1 : start]))
+            verb = tokens[i + 1] in _LINKS or tokens[i + 1] in ("in", "on", "from", "there")
+            if opens and verb and tokens[i - 1] in _OWNERS and (
+                _LINKS & set(tokens[i + 1 : start])
+            ):
+                return True
         i -= 1
     return False
 
@@ -662,15 +679,16 @@ def _quality(clean: str, sentences: list[str], hits: int) -> float:
             counts[word] = counts.get(word, 0) + 1
     if counts:
         most = max(counts.values())
-        if most > 2:
+        if most > 3:
             quality *= _ramp(most / n, 0.09, 0.25)
         content = sum(counts.values())
         if content >= 8:
             quality *= _ramp(1.0 - len(counts) / content, 0.35, 0.65)
-    if n >= 5:
+    if n >= 10:
         function = 1.0 - sum(counts.values()) / n
         quality *= 1.0 - _ramp(function, 0.08, 0.26)
         quality *= _ramp(function, 0.75, 0.95)
+    if n >= 5:
         quality *= _ramp(hits / n, 0.30, 0.50)
     if n >= 4:
         tokens = _TOKEN.findall(clean)

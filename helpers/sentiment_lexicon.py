@@ -65,7 +65,7 @@ quirky tidy smooth smoothly polished sound soundly reliable reliably sturdy gent
 endearing endearingly amiable amiably cheerful cheerfully neat neatly eerie fair fairly-told
 lucid lucidly economical economically careful carefully precise precisely-cut promising
 enjoyed enjoy enjoying enjoys liked likes liking admire admired admires skill skills courage
-depth rewarded affection smiling craft craftsmanship flair vivacity energy verve zest freshness
+magic depth rewarded affection smiling craft craftsmanship flair vivacity energy verve zest freshness
 invention imagination originality intelligence wisdom subtlety elegance humanity insight
 insights insightful memorable-enough merits merit strength strengths conviction welcome
 """,
@@ -338,7 +338,8 @@ bore ~ to death
 betray
 want my money back
 want two hours
-fall asleep
+send you to sleep
+send me to sleep
 scrape the bottom
 test ~ patience
 try ~ patience
@@ -585,6 +586,10 @@ happy to have
 have thought of it with pleasure
 see it in
 see it with
+see it on
+see it twice
+tell you to see
+tell you to watch
 see it before
 and catch it
 and watch it
@@ -990,6 +995,9 @@ very little worth
 little worth seeing
 little to enjoy
 nobody seems to
+mislaid the scissors
+forgot to cut
+indifference
 laughed more at
 older than i am
 wears out its welcome
@@ -1158,6 +1166,19 @@ who cares
 
 # Phrases that look like opinions and are none: they take their words out of play.
 NEUTRAL = """
+perfect shambles
+complete shambles
+disaster film
+disaster films
+disaster movie
+half empty
+to spare
+horror film
+horror films
+horror movie
+human heart
+human being
+human beings
 a cold
 my cold
 tired viewer
@@ -1335,7 +1356,7 @@ watchman tuner neighbour neighbours brother sister aunt uncle cousin colleague c
 dentist doctor grandmother grandfather waiter usher housekeeper butler captain lawyer mayor chef
 cook painter pianist singer dancer engineer carpenter fisherman clerk inspector duchess count baron
 general colonel orphan twin twins stepmother stepfather landlord landlady lodger father mother
-husband wife son daughter friend friends rival choir jury club soldier's man woman boy girl king
+husband wife son daughter friend friends rival choir jury club soldier's teenager teenagers man woman boy girl king
 queen prince princess family mother-in-law
 """.split()
 )
