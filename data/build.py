@@ -38,8 +38,8 @@ SIZES = {
 }
 # The base model reads more than is shipped: its corpus is generated and not kept.
 CORPUS = {"reviews": 16000, "dialogues": 16000}
-BASE_TOKENS = 5_000_000
-SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "learning_rate": 4e-3}
+BASE_TOKENS = 6_000_000
+SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "learning_rate": 1e-2}
 SEED_OF_KIND = {"reviews": 1, "dialogues": 2, "demonstrations": 3, "preferences": 4}
 
 

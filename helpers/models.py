@@ -411,8 +411,12 @@ def train_from_scratch(
     batch = max(1, scratch.batch_tokens // scratch.n_positions)
     steps = max(1, round(scratch.tokens / (batch * scratch.n_positions)))
     curve: list[tuple[int, float]] = []
+    loss_of = _packed_loss
+    if steps > 200:  # compiling takes about as long as a hundred steps save
+        with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(kind)):
+            loss_of = _compiled(loss_of, model, rows[:1].expand(batch, -1).to(kind))
     for step, loss in _steps(model, _batches(len(rows), batch, steps, seed), scratch.learning_rate,
-                             steps, lambda m, index: _packed_loss(m, rows[index].to(kind)),
+                             steps, lambda m, index: loss_of(m, rows[index].to(kind)),
                              progress, "language model", kind):
         if step % max(1, steps // 60) == 0 or step == steps - 1:
             curve.append(((step + 1) * batch * scratch.n_positions, round(loss, 4)))
@@ -551,29 +555,55 @@ def _batches(rows: int, batch: int, steps: int, seed: int) -> Iterator[np.ndarra
         yield index
 
 
+def _optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for embeddings, biases and norms.
+
+    Muon (Jordan et al. 2024) makes the update of a matrix orthogonal before it is applied. From
+    random weights and for the same number of tokens it reached a much lower loss than AdamW alone.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    hidden = [p for p in model.parameters() if p.dim() == 2 and id(p) not in tables]
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(hidden, lr=learning_rate, weight_decay=0.05,
+                         adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=0.3 * learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def _compiled(loss_of: Any, model: nn.Module, first: Any) -> Any:
+    """The loss as one compiled graph, half as fast again, or as it is where no compiler is found."""
+    try:
+        fast = torch.compile(loss_of, dynamic=False)
+        fast(model, first)
+    except Exception:  # the ways in which a machine can lack a working compiler are many
+        torch._dynamo.reset()
+        return loss_of
+    return fast
+
+
 def _steps(model, batches, learning_rate, steps, loss_of, progress, name, kind):
-    """AdamW with warm-up over 5 % of the steps and cosine decay; yields (step, loss)."""
+    """Warm-up over 5 % of the steps and cosine decay; yields (step, loss)."""
     from tqdm.auto import tqdm
 
     reuse_memory()
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
-        lr=learning_rate, betas=(0.9, 0.98))
+    optimisers = _optimisers(model, learning_rate)
     warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min(
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: min(
         (s + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(s / steps, 1)))))
+        for o in optimisers]
     quiet = not progress or os.environ.get("RLHF_NO_PROGRESS")
     for step, index in enumerate(tqdm(batches, total=steps, desc=name, disable=bool(quiet))):
-        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" and fast_bfloat16(kind)):
+        with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(kind)):
             loss = loss_of(model, index)
         if not torch.isfinite(loss):
             raise UserError(f"the loss of the {name} is {loss.item()} at step {step}; lower its "
                             "learning rate (models.scratch) and start again.")
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        for part in (*optimisers, *schedules):
+            part.step()
         yield step, loss.item()

@@ -1,0 +1,248 @@
+"""Loading: every schema to the canonical one, and every bad row named."""
+
+import csv
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from helpers import data
+from helpers.errors import UserError
+from helpers.profiles import load_profile
+
+REAL = Path(os.environ.get("RLHF_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+needs_real_data = pytest.mark.skipif(
+    not (REAL / "imdb").is_dir(),
+    reason="set RLHF_REAL_DATA to the folder that holds imdb/, hh-rlhf/, tulu/, arena/ and "
+           "ultrafeedback/")
+
+
+def settings_of(**sources):
+    return load_profile("embedded", {f"data.{k}": str(v) for k, v in sources.items()})
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(r) + "\n" for r in rows)
+    return path
+
+
+def hh(question, answer):
+    return f"\n\nHuman: {question}\n\nAssistant: {answer}"
+
+
+# --- rendering
+
+
+def test_a_rendered_prompt_is_left_alone_and_text_becomes_one_turn():
+    rendered = "\n\nHuman: Hello?\n\nAssistant:"
+    assert data.render_prompt("Hello?") == rendered
+    assert data.render_prompt(rendered) == rendered
+
+
+def test_parse_hh_keeps_every_turn_and_the_last_answer():
+    text = hh("Hi.", "Hello.") + hh("And now?", "Now this.\n\nIn two paragraphs.")
+    messages, answer = data.parse_hh(text)
+    assert [m["role"] for m in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == "Hello."
+    assert answer == "Now this.\n\nIn two paragraphs."
+    assert data.render_example(data.render_prompt(messages), answer) == text
+
+
+def test_html_of_reviews_becomes_plain_text():
+    assert data.clean_review("Good.<br /><br />Don&#39;t  miss it") == "Good. Don't miss it"
+
+
+# --- schemas of the same pair
+
+
+PAIR = {"question": "Why is the sky blue?", "good": "Air scatters blue light.", "bad": "It is."}
+SCHEMAS = {
+    "hh": {"chosen": hh(PAIR["question"], PAIR["good"]),
+           "rejected": hh(PAIR["question"], PAIR["bad"])},
+    "messages": {side: [{"role": "user", "content": PAIR["question"]},
+                        {"role": "assistant", "content": PAIR[key]}]
+                 for side, key in (("chosen", "good"), ("rejected", "bad"))},
+    "prompt": {"prompt": PAIR["question"], "chosen": PAIR["good"], "rejected": PAIR["bad"]},
+    "winner": {"prompt": PAIR["question"], "response_a": PAIR["bad"], "response_b": PAIR["good"],
+               "winner": "b"},
+    "arena": {"prompt": json.dumps([PAIR["question"]]), "response_a": json.dumps([PAIR["bad"]]),
+              "response_b": json.dumps([PAIR["good"]]), "winner_model_a": 0, "winner_model_b": 1,
+              "winner_tie": 0},
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_schema_of_a_pair_gives_the_same_row(tmp_path, name):
+    for split in data.SPLITS:
+        write_lines(tmp_path / f"{split}.jsonl", [SCHEMAS[name]])
+    [row] = data.load_pairs(settings_of(preferences=tmp_path), "train")
+    assert row["prompt"] == data.render_prompt(PAIR["question"])
+    assert (row["chosen"], row["rejected"]) == (PAIR["good"], PAIR["bad"])
+    assert row["probability"] is None
+
+
+def test_ties_are_comparisons_but_no_pairs(tmp_path):
+    rows = [SCHEMAS["winner"] | {"winner": w, "prompt": f"Question {w}?"} for w in ("a", "tie")]
+    for split in data.SPLITS:
+        write_lines(tmp_path / f"{split}.jsonl", rows)
+    settings = settings_of(preferences=tmp_path)
+    assert [r["winner"] for r in data.load_comparisons(settings, "test")] == ["a", "tie"]
+    assert len(data.load_pairs(settings, "test")) == 1
+
+
+def test_chosen_responses_are_the_demonstrations_of_real_preferences(tmp_path):
+    for split in data.SPLITS:
+        write_lines(tmp_path / f"{split}.jsonl.gz", [SCHEMAS["hh"]])
+    [row] = data.load_demonstrations(settings_of(preferences=tmp_path), "train")
+    assert row["response"] == PAIR["good"]
+
+
+# --- splits
+
+
+def test_splits_carved_from_one_file_share_no_prompt_and_lose_no_row(tmp_path):
+    rows = [{"prompt": f"Question {i % 300}?", "chosen": f"yes {i}", "rejected": "no"}
+            for i in range(900)]
+    settings = settings_of(preferences=write_lines(tmp_path / "all.jsonl", rows))
+    parts = {s: data.load_pairs(settings, s) for s in data.SPLITS}
+    assert sum(map(len, parts.values())) == 900
+    assert min(map(len, parts.values())) > 30
+    prompts = {s: {r["prompt"] for r in rows} for s, rows in parts.items()}
+    assert not prompts["train"] & (prompts["validation"] | prompts["test"])
+    assert not prompts["validation"] & prompts["test"]
+
+
+def test_a_test_file_is_not_carved_a_second_time(tmp_path):
+    write_lines(tmp_path / "train.jsonl", [{"text": f"Film {i}", "label": i % 2}
+                                           for i in range(400)])
+    write_lines(tmp_path / "test.jsonl", [{"text": "Another film", "label": 1}])
+    settings = settings_of(reviews=tmp_path)
+    assert len(data.load_reviews(settings, "test")) == 1
+    train, validation = (data.load_reviews(settings, s) for s in ("train", "validation"))
+    assert len(train) + len(validation) == 400
+    assert validation
+
+
+def test_reviews_come_shuffled_without_duplicates(tmp_path):
+    rows = [{"text": f"Film {i // 2}", "label": int(i >= 200)} for i in range(400)]
+    for split in data.SPLITS:
+        write_lines(tmp_path / f"{split}.jsonl", rows)
+    loaded = data.load_reviews(settings_of(reviews=tmp_path), "train")
+    assert len(loaded) == 200
+    assert 60 < sum(r["label"] for r in loaded[:100]) + 30 < 100  # sorted would be 0 + 30
+
+
+def test_a_fresh_world_serves_its_own_split_and_the_embedded_rest(tmp_path):
+    write_lines(tmp_path / "reviews" / "test.jsonl", [{"text": "Only one.", "label": 0}])
+    settings = load_profile("embedded", {"data.root": str(tmp_path)})
+    assert [r["text"] for r in data.load_reviews(settings, "test")] == ["Only one."]
+    assert len(data.load_reviews(settings, "train", 50)) == 50
+    assert data.fingerprint(settings) == data.fingerprint(load_profile())
+
+
+def test_other_training_data_have_another_fingerprint(tmp_path):
+    write_lines(tmp_path / "train.jsonl", [{"text": "A film", "label": 1}])
+    first = data.fingerprint(settings_of(reviews=tmp_path))
+    write_lines(tmp_path / "train.jsonl", [{"text": "Another film", "label": 1}])
+    assert data.fingerprint(settings_of(reviews=tmp_path)) != first
+
+
+# --- bad input: one sentence with file, row and remedy
+
+
+@pytest.mark.parametrize(("row", "words"), [
+    ({"text": "", "label": 1}, "row 3: 'text' is empty"),
+    ({"text": "   ", "label": 1}, "row 3: 'text' is empty"),
+    ({"text": "Fine", "label": 2}, "row 3: the label is 2; it must be 0"),
+    ({"text": "Fine", "label": "good"}, "row 3: the label is 'good'"),
+    ({"text": None, "label": 1}, "row 3: 'text' is empty"),
+])
+def test_a_bad_review_is_named(tmp_path, row, words):
+    rows = [{"text": f"Film {i}", "label": 1} for i in range(5)]
+    rows[2] = row
+    path = write_lines(tmp_path / "mine.jsonl", rows)
+    with pytest.raises(UserError, match=words) as caught:
+        data.load_reviews(settings_of(reviews=path), "train")
+    assert "mine.jsonl" in str(caught.value)
+
+
+@pytest.mark.parametrize(("row", "words"), [
+    (SCHEMAS["prompt"] | {"rejected": PAIR["good"]}, "row 2: the two responses are equal"),
+    (SCHEMAS["prompt"] | {"chosen": ""}, "row 2: 'chosen' is empty"),
+    ({"chosen": hh("A?", "x"), "rejected": hh("B?", "y")}, "row 2: .* different prompts"),
+    ({"chosen": "no turns", "rejected": "at all"}, "row 2: the text does not start with 'Human:'"),
+    ({"chosen": 3, "rejected": 4}, "row 2: 'chosen' must be a dialogue"),
+    (SCHEMAS["prompt"] | {"probability": 1.5}, "row 2: the probability is 1.5"),
+    ({"chosen": hh("A?", ""), "rejected": hh("A?", "y")}, "row 2: the chosen response is empty"),
+])
+def test_a_bad_pair_is_named(tmp_path, row, words):
+    path = write_lines(tmp_path / "pairs.jsonl", [SCHEMAS["hh"], row])
+    with pytest.raises(UserError, match=words):
+        data.load_pairs(settings_of(preferences=path), "train")
+
+
+def test_a_few_irregular_rows_of_a_large_file_are_set_aside_and_counted(tmp_path, capsys):
+    rows = [{"chosen": hh(f"Question {i}?", "yes"), "rejected": hh(f"Question {i}?", "no")}
+            for i in range(300)]
+    rows[7] = {"chosen": hh("A?", "x"), "rejected": hh("B?", "y")}
+    for split in data.SPLITS:
+        write_lines(tmp_path / f"{split}.jsonl", rows)
+    assert len(data.load_pairs(settings_of(preferences=tmp_path), "train")) == 299
+    assert "1 of 300 rows set aside, the first being row 8" in capsys.readouterr().err
+
+
+def test_wrong_columns_say_which_are_wanted(tmp_path):
+    path = tmp_path / "reviews.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["review", "sentiment"], ["Fine film", "positive"]])
+    with pytest.raises(UserError, match="columns review, sentiment; it must have text, label"):
+        data.load_reviews(settings_of(reviews=path), "train")
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("empty.jsonl", "", "is empty"),
+    ("broken.jsonl", '{"text": "a", "label": 1}\n{"text": ', "row 2 is not valid JSON"),
+    ("broken.parquet", "not parquet", "cannot be read"),
+    ("broken.jsonl.gz", "not gzip", "cannot be read"),
+])
+def test_a_broken_file_is_one_sentence(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        data.load_reviews(settings_of(reviews=tmp_path / name), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_or_train_split_says_what_to_give(tmp_path):
+    with pytest.raises(UserError, match="does not exist; give a file, a folder"):
+        data.load_reviews(settings_of(reviews=tmp_path / "none.csv"), "train")
+    with pytest.raises(UserError, match="holds no train file"):
+        data.load_reviews(settings_of(reviews=tmp_path), "train")
+    with pytest.raises(UserError, match="data.root: the folder"):
+        data.load_reviews(load_profile("embedded", {"data.root": str(tmp_path / "no")}), "test")
+
+
+# --- real files
+
+
+@needs_real_data
+@pytest.mark.parametrize(("kind", "source", "loader"), [
+    ("reviews", "imdb", data.load_reviews),
+    ("preferences", "hh-rlhf/harmless-base", data.load_pairs),
+    ("preferences", "tulu/anthropic_hh.parquet", data.load_pairs),
+    ("preferences", "ultrafeedback", data.load_pairs),
+    ("preferences", "arena", data.load_comparisons),
+])
+def test_real_files_load_through_the_same_code(kind, source, loader):
+    settings = settings_of(**{kind: REAL / source})
+    parts = {s: loader(settings, s) for s in data.SPLITS}
+    assert all(len(rows) > 50 for rows in parts.values())
+    key = "text" if kind == "reviews" else "prompt"
+    train, test = ({r[key] for r in parts[s]} for s in ("train", "test"))
+    if not (REAL / source / "test.parquet").exists() and not list(
+            (REAL / source).glob("test.*") if (REAL / source).is_dir() else []):
+        assert not train & test

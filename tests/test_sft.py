@@ -1,0 +1,62 @@
+"""Supervised fine-tuning: the mask, the loss, and that training moves what it should."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import models, sft
+from helpers.errors import UserError
+from helpers.profiles import load_profile
+
+ROWS = [{"prompt": f"\n\nHuman: What is {a} plus {b}?\n\nAssistant:", "response": f"It is {a + b}."}
+        for a in range(9) for b in range(9)]
+
+
+@pytest.fixture(scope="module")
+def base():
+    torch.set_num_threads(1)
+    scratch = load_profile("embedded", {f"models.scratch.{k}": v for k, v in {
+        "vocab_size": 300, "n_layer": 2, "n_embd": 48, "n_head": 2, "n_positions": 48,
+        "tokens": 20_000, "batch_tokens": 480}.items()}).models.scratch
+    texts = [f"{r['prompt']} {r['response']}" for r in ROWS] * 4
+    return models.train_from_scratch(texts, scratch, progress=False)[:2]
+
+
+def test_the_labels_are_the_response_and_its_end_and_nothing_else(base):
+    _, tokenizer = base
+    ids, labels = sft.encode_example(tokenizer, ROWS[0]["prompt"], ROWS[0]["response"])
+    assert tokenizer.decode(ids) == f"{ROWS[0]['prompt']} {ROWS[0]['response']}<|endoftext|>"
+    assert tokenizer.decode([y for y in labels if y != sft.IGNORED]) == " It is 0.<|endoftext|>"
+
+
+def test_the_loss_equals_a_row_by_row_sum_without_padding(base):
+    model, tokenizer = base
+    nats, tokens = sft.response_losses(model, tokenizer, ROWS[:7], batch_size=7)
+    for i, row in enumerate(ROWS[:7]):
+        ids, labels = sft.encode_example(tokenizer, row["prompt"], row["response"])
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1).double()
+        slow = -sum(logprobs[t - 1, ids[t]].item() for t in range(1, len(ids))
+                    if labels[t] != sft.IGNORED)
+        assert nats[i] == pytest.approx(slow, rel=1e-4)
+        assert tokens[i] == sum(y != sft.IGNORED for y in labels)
+    assert sft.response_loss(model, tokenizer, ROWS[:7]) == pytest.approx(nats.sum() / tokens.sum())
+
+
+def test_training_lowers_the_loss_of_responses_it_did_not_see(base, capsys):
+    model, tokenizer = base
+    settings = load_profile("embedded", {"sft.epochs": 6, "sft.batch_size": 8})
+    held_out, seen = ROWS[::5], [r for i, r in enumerate(ROWS) if i % 5]
+    before = sft.response_loss(model, tokenizer, held_out)
+    log = sft.train_sft(model, tokenizer, seen, settings)
+    assert sft.response_loss(model, tokenizer, held_out) < 0.8 * before
+    assert np.mean([r["loss"] for r in log[-3:]]) < np.mean([r["loss"] for r in log[:3]])
+    assert "loss" not in capsys.readouterr().out
+
+
+def test_rows_longer_than_the_limit_are_left_out_and_none_left_is_an_error(base):
+    _, tokenizer = base
+    long = {"prompt": ROWS[0]["prompt"], "response": "and " * 200}
+    assert sft.short_rows(tokenizer, [*ROWS[:3], long], 60) == ROWS[:3]
+    with pytest.raises(UserError, match="no demonstration fits"):
+        sft.short_rows(tokenizer, [long], 60)
