@@ -112,8 +112,9 @@ def test_bad_input_is_refused_before_anything_is_written(notebook_tree, out, bad
 
 
 def test_a_notebook_without_the_standard_parameters_is_refused(notebook_tree, out):
-    notebook_tree("01_first", RECORD, parameters="profile = 'embedded'")
-    with pytest.raises(UserError, match="01_first has no parameter 'overrides'"):
+    notebook_tree("01_first", RECORD)
+    notebook_tree("02_second", RECORD, parameters="profile = 'embedded'")
+    with pytest.raises(UserError, match="02_second has no parameter 'overrides'"):
         start([], out)
     assert not out.exists()
 
@@ -214,6 +215,8 @@ def test_a_worker_tells_progress_and_errors(notebook_tree, tmp_path, capsys):
     good = notebook_tree("01_good", "print('hello')")
     execute.execute_in_worker(good, tmp_path / "o" / good.name, parameters)
     assert (tmp_path / "o" / good.name).is_file()
+    with pytest.raises(UserError, match="01_good has no parameter 'raters'"):
+        execute.execute_in_worker(good, tmp_path / "o" / good.name, {"raters": 3})
     bad = notebook_tree("02_bad", "1 / 0")
     with pytest.raises(RuntimeError, match=r"02_bad failed in code cell 2 \(`1 / 0`\): ZeroDiv"):
         execute.execute_in_worker(bad, tmp_path / "o" / bad.name, parameters)

@@ -52,7 +52,8 @@ def test_only_settings_that_made_a_stage_make_it_stale(settings):
     stages.save_stage("sft", settings(), Weights())
     assert stages.stale("sft", settings()) is None
     for harmless in ({"ppo__kl_coef": 0.5}, {"sft__eval_rows": 7}, {"threads": 1},
-                     {"models__classifier": "scratch"}, {"evaluation__prompts": 3}):
+                     {"models__classifier": "scratch"}, {"evaluation__prompts": 3},
+                     {"models__scratch__n_layer": 2}):
         assert stages.stale("sft", settings(**harmless)) is None, harmless
     for change in ({"sft__epochs": 9}, {"models__base": "owner/name"}, {"data__pair_limit": 5}):
         assert "was made from other settings" in stages.stale("sft", settings(**change)), change
@@ -201,3 +202,39 @@ def test_a_base_from_scratch_is_trained_once(settings, monkeypatch, capsys):
     wider = settings(models__base="scratch", models__scratch__n_layer=2)
     stages.require("base", wider)
     assert "models.scratch.n_layer was 4, is 2" in capsys.readouterr().out
+
+
+def test_a_small_base_from_scratch_learns_and_loads(settings, tmp_path, capsys):
+    import torch
+
+    reviews = [{"text": f"A {word} film number {i}.", "label": i % 2}
+               for i, word in enumerate(["good", "bad"] * 150)]
+    folder = tmp_path / "reviews"
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = "".join(json.dumps(row) + "\n" for row in reviews)
+        (folder / f"{split}.jsonl").write_text(rows)
+    pairs = [{"chosen": f"\n\nHuman: What is {i}?\n\nAssistant: It is {i}.",
+              "rejected": f"\n\nHuman: What is {i}?\n\nAssistant: No."} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    size = {"vocab_size": 300, "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 32,
+            "tokens": 10_000, "batch_tokens": 512, "classifier_vocab_size": 200,
+            "classifier_layers": 1, "classifier_dim": 32, "classifier_heads": 2,
+            "classifier_epochs": 1, "classifier_max_length": 16}
+    here = settings(models__base="scratch", data__reviews=str(folder),
+                    data__preferences=str(tmp_path / "pairs.jsonl"),
+                    **{f"models__scratch__{key}": value for key, value in size.items()})
+    torch.manual_seed(5)
+    place = stages.require("base", here)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))  # training on the way changes no later draw
+    assert (place / "model.safetensors").is_file() and (place / "tokenizer.json").is_file()
+    curve = stages.stage_info("base", here)["metrics"]["curve"]
+    assert curve[-1][1] < 0.8 * curve[0][1]
+    assert stages.require("classifier", here) == here.artifacts / "classifier"
+    assert "accuracy" in stages.stage_info("classifier", here)["metrics"]
+    capsys.readouterr()
+    stages.require("base", here)
+    stages.require("classifier", here)
+    assert capsys.readouterr().out == ""

@@ -55,8 +55,11 @@ def doctor() -> int:
 
 
 def _environment() -> str:
-    if Path(sys.prefix).resolve() == (ROOT / ".venv").resolve():
-        return ".venv"
+    from helpers.course import bootstrap
+
+    if Path(sys.prefix).resolve() == bootstrap.VENV.resolve():
+        return ".venv" if bootstrap.is_current() else (
+            ".venv, not up to date: run `python -m helpers setup`")
     where = "conda" if os.environ.get("CONDA_PREFIX") == sys.prefix else (
         "another virtual environment" if sys.prefix != sys.base_prefix else "this Python's own")
     ready = " (.venv is not made yet: `python -m helpers setup`)" if not os.environ.get(
