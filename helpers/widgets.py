@@ -26,6 +26,9 @@ from helpers.feedback import DIMENSIONS, RatingStore, preference_row, rating_row
 
 Item = Mapping[str, Any]
 FULL = {"width": "98%"}
+# A disabled text area is greyed out; what is to be read must not be.
+STYLE = """<style>.rlhf-text textarea:disabled { color: inherit; opacity: 1;
+-webkit-text-fill-color: currentcolor; cursor: text; }</style>"""
 
 
 class FeedbackPanel(widgets.VBox):
@@ -54,7 +57,7 @@ class FeedbackPanel(widgets.VBox):
         self.undo_button.on_click(lambda _: self.undo())
         self.shortcuts.observe(self._on_keys, "value")
         super().__init__([
-            widgets.HBox([self.progress, self.count]), self.picture, self.prompt, *controls,
+            widgets.HBox([self.progress, self.count, widgets.HTML(STYLE)]), self.picture, self.prompt, *controls,
             widgets.HBox([self.skip_button, self.undo_button, self.shortcuts]), self.status])
         self._resume()
         self._show()
@@ -161,7 +164,7 @@ class RatingPanel(FeedbackPanel):
         self.toggles = {name: widgets.ToggleButtons(
             options=[1, 2, 3, 4, 5], value=None, description=name,
             tooltips=[f"{name}: {n} of 5" for n in range(1, 6)],
-            style={"button_width": "44px", "description_width": "90px"},
+            style={"button_width": "44px", "description_width": "90px"}, layout=FULL,
         ) for name in self.dimensions}
         self.save_button = widgets.Button(description="Save and next", button_style="primary")
         self.save_button.on_click(lambda _: self.save())
@@ -337,7 +340,9 @@ def _check_items(items: Sequence[Item], names: Sequence[str]) -> None:
 
 
 def _text_area(description: str) -> widgets.Textarea:
-    return widgets.Textarea(description=description, disabled=True, layout=FULL)
+    area = widgets.Textarea(description=description, disabled=True, layout=FULL)
+    area.add_class("rlhf-text")
+    return area
 
 
 def _set_text(area: widgets.Textarea, text: str) -> None:
