@@ -109,7 +109,7 @@ def test_a_classifier_learns_word_order_free_sentiment():
     model, tokenizer, metrics = models.train_classifier(
         rows, rows[::7], load_profile("embedded", {
             "models.scratch.classifier_dim": 32, "models.scratch.classifier_vocab_size": 200,
-            "models.scratch.classifier_epochs": 3}).models.scratch, progress=False)
+            "models.scratch.classifier_epochs": 10}).models.scratch, progress=False)
     assert metrics["accuracy"] > 0.95
     high, low = models.classify(model, tokenizer, ["a superb film", "an awful film"])
     assert high > 0 > low
