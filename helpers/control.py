@@ -6,7 +6,8 @@ reference policy. CartPole and Acrobot have observations of 4 and 6 numbers and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,17 @@ class ControlConfig:
         return cls(**{**known[name], **changes})
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Layers of 64 units are too small to share between threads: waiting would cost more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def mlp(inputs: int, outputs: int, hidden: int, scale: float) -> nn.Sequential:
     """Two tanh layers, orthogonal weights; a small `scale` makes the first policy near uniform."""
     layers = [nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)]
@@ -73,6 +85,7 @@ def make_environments(name: str, count: int):
     return gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
 
 
+@one_thread()
 def train_control(
     name: str, config: ControlConfig | None = None, seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
@@ -165,6 +178,7 @@ def improve(policy, critic, optimiser, parameters, data, c: ControlConfig) -> No
             optimiser.step()
 
 
+@one_thread()
 @torch.no_grad()
 def evaluate_control(
     name: str, policy: nn.Module, episodes: int = 100, seed: int = 10_000
