@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     command("doctor", "say what is installed and what would not work")
     refresh = command("refresh", "execute notebooks and store their outputs in notebooks/")
     refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
+    refresh.add_argument("--stored", action="store_true",
+                         help="take the outputs of the last make course, execute nothing")
+    command("results", "write the last run's figures into the README's table")
     return parser
 
 
@@ -150,10 +153,16 @@ def _doctor(arguments) -> int:
     return doctor.doctor()
 
 
+def _results(arguments) -> int:
+    from helpers.course import results
+
+    return results.results()
+
+
 def _refresh(arguments) -> int:
     from helpers.course import refresh
 
-    return refresh.refresh(arguments.numbers)
+    return refresh.refresh(arguments.numbers, arguments.stored)
 
 
 def _python(*arguments: str) -> int:
