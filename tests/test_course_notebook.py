@@ -49,13 +49,16 @@ def test_start_fixes_seeds_and_threads():
     assert draw() != first
 
 
-def test_the_hub_is_off_unless_a_setting_names_a_hub_id(tmp_path):
+def test_the_hub_is_off_unless_a_setting_names_a_hub_id(tmp_path, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
     course.start("embedded", {"data.reviews": str(tmp_path)})
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["HF_HUB_OFFLINE"] == "1" and constants.HF_HUB_OFFLINE
     course.start("embedded", {"models.base": "owner/name"})
-    assert "HF_HUB_OFFLINE" not in os.environ
+    assert "HF_HUB_OFFLINE" not in os.environ and not constants.HF_HUB_OFFLINE
     course.start("embedded")
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["HF_HUB_OFFLINE"] == "1" and constants.HF_HUB_OFFLINE
 
 
 def test_a_choice_of_the_reader_about_the_hub_is_kept(monkeypatch):
@@ -137,7 +140,7 @@ def test_versions_are_printed(capsys):
 def test_a_user_error_in_a_notebook_is_one_line_and_still_an_error(notebook_tree, tmp_path):
     from helpers.course import execute
 
-    path = notebook_tree("01_x", "from helpers.course import notebook as n\nn._short_user_errors()",
+    path = notebook_tree("01_x", "from helpers import course\ncourse.start()",
                          "from helpers.errors import UserError\nraise UserError('row 3: no.')")
     result = execute.execute(path, tmp_path / "o.ipynb", {})
     assert result.error["kind"] == "UserError" and result.error["message"] == "row 3: no."
