@@ -19,6 +19,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from zlib import crc32
 
+from helpers.errors import UserError
+
 from .grammar import Draw, Grammar, polish
 
 TEXT = Path(__file__).resolve().parent / "text"
@@ -69,7 +71,8 @@ def banks() -> dict[str, dict]:
 ASK = [
     "how [do|can|should|would] I {g}?",
     "how would you {g}?",
-    "[do you have|can you give me|is there] any [advice|tip|idea] on how to {g}?",
+    "[do you have|do you know|have you got] any {hint} {g}?",
+    "[can you give me|could you give me|is there] any {hint} {g}?",
     "any [tips|ideas|advice] on how to {g}[|, please]?",
     "what is the [best|easiest|simplest|cheapest|right] way to {g}?",
     "I [want|would like|am trying|need] to {g}. {short}?",
@@ -84,6 +87,7 @@ ASK = [
     "why is it that {p}, and what helps?",
     "[my problem is|the trouble is] that {p}. {short}?",
 ]
+HINT = ["[advice|tip|idea|trick] [on how to|that helps to]"]
 SHORT = [
     "any ideas",
     "what helps",
@@ -105,11 +109,11 @@ CONTEXT = [
     "{q} {c}, [by the way|in case that matters|I should say|if that helps].",
 ]
 FOLLOW_UP = [
-    "[thanks|good|fine], and what else [could I try|helps|should I know] with {s}?",
+    "[thanks|good|fine], and what else [could I try|helps|should I know|is there] with {s}?",
     "[I tried that|I did that], but {p}. What [else|next|now]?",
     "and what if {p}?",
     "and how [do|would|can] I {g}?",
-    "[that makes sense|I see|all right]. Now I [also |]want to {g}.",
+    "[that makes sense|I see|all right]. Now I [also want|want|would like] to {g}.",
     "[but |well, |the thing is that |]{ctx}. [any change|other ideas|does that matter] for {s}?",
     "[can|could|would] you [give|show|offer] me [an|one] example [of that|] [with|for|about] {s}?",
     "[what is the reason for that with|why does that work for|why does that matter for] {s}?",
@@ -136,6 +140,7 @@ def _grammar() -> Grammar:
     general = banks()["general"]
     grammar = Grammar({key: general[key] for key in ("place", "month", "n", "filler")})
     grammar.add("ask", ASK)
+    grammar.add("hint", HINT)
     grammar.add("short", SHORT)
     grammar.add("follow_up", FOLLOW_UP)
     grammar.add("harm_ask", HARM_ASK)
@@ -395,9 +400,9 @@ def _belongs(text: str, split: str) -> bool:
 
 def _check(n: int, split: str) -> None:
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+        raise UserError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if n < 0:
-        raise ValueError(f"n is {n}; it must not be negative")
+        raise UserError(f"cannot make {n} rows; ask for zero or more")
 
 
 def _pool(split: str) -> dict:
@@ -430,8 +435,10 @@ def _answer(draw: Draw, pool: dict, topic: str, subject: str, mixture: str, spli
         quality = _quality(draw, mixture)
         if topic == "harm":
             return quality, _respond_harm(draw, subject, quality)
+        before = draw.logprob  # drafts thrown away do not count; the bound stays a lower one
         while True:
             draw.used.clear()
+            draw.logprob = before
             text = _respond(draw, pool, topic, subject, quality)
             if text.count(" ") < LONGEST:
                 return quality, text
@@ -491,7 +498,7 @@ def make_dialogues(n: int, seed: int, split: str) -> list[dict]:
         split, a lower bound on that of the text).
 
     Raises:
-        ValueError: unknown split or negative `n`.
+        UserError: unknown split or negative `n`.
     """
     _check(n, split)
     pool, rows, seen, count = _pool(split), [], set(), 0
