@@ -2,6 +2,10 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +30,12 @@ WORDS = ["<|end|>", "<|pad|>", "<|unk|>", *(f"w{i}" for i in range(30))]
 PROMPTS = [f"w{i % 30} " + " ".join(f"w{(i * j) % 30}" for j in range(i % 5)) for i in range(23)]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+@pytest.fixture(scope="module", name="tokenizer")
+def tokenizer_fixture():
+    return new_tokenizer()
+
+
+def new_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -481,6 +489,44 @@ def test_an_out_of_memory_batch_is_tried_again_in_smaller_parts(tokenizer, monke
     with pytest.warns(UserWarning, match="micro_batch_size = 4"):
         small = run(tokenizer, **changes)
     assert torch.allclose(weights(plain), weights(small), atol=1e-4)
+
+
+# ---------------------------------------------------------------------------- two processes
+
+TWO = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+import test_ppo_trainer as t
+from helpers.ppo_trainer import PPO
+
+torch.set_num_threads(1)
+changes = {changes!r}
+trainer = PPO(t.new_policy(), None, t.even_share, t.new_tokenizer(), t.config(**changes))
+assert trainer.accelerator.num_processes == {world}, trainer.accelerator.num_processes
+trainer.train(t.PROMPTS)
+if trainer.accelerator.is_main_process:
+    torch.save((t.weights(trainer), trainer.history), {out!r})
+"""
+
+
+@pytest.mark.parametrize("changes", [{}, {"mini_batch_size": 8, "micro_batch_size": 2}])
+def test_two_processes_equal_one_at_the_same_global_batch(tokenizer, tmp_path, changes):
+    script, out = tmp_path / "two.py", tmp_path / "two.pt"
+    here = Path(__file__).resolve().parent
+    script.write_text(TWO.format(root=str(here.parent), tests=str(here), changes=changes, world=2,
+                                 out=str(out)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
+              "2", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=900, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    two, history = torch.load(out, weights_only=True)
+    one = run(tokenizer, **changes)
+    assert torch.allclose(two, weights(one), atol=1e-4)
+    for ours, theirs in zip(history, one.history, strict=True):
+        for name in ("reward", "kl", "policy_loss", "value_loss", "clip_fraction", "entropy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4), name
 
 
 # ---------------------------------------------------------------------------- bad input
