@@ -181,7 +181,7 @@ def check_best_of(function: Callable) -> bool:
     """Exercise 06.2: `function(scores, n)`, expected best of n over all subsets of size n."""
     from itertools import combinations
 
-    scores = [0.5, -1.0, 2.0, 0.0, 1.0]
+    scores = [0.5, -1.0, 1.0, 0.0, 2.0]
     given = _answer(function, list(scores), 3)
     if given is None:
         return False
@@ -212,7 +212,7 @@ def check_best_of(function: Callable) -> bool:
 
 def check_win_rate(function: Callable) -> bool:
     """Exercise 07.1: `function(a_scores, b_scores)`, share of prompts where A wins, ties half."""
-    a, b = [1.0, 2.0, 3.0, 4.0, 0.0], [0.0, 2.0, 5.0, 1.0, 0.0]
+    a, b = [1.0, 2.0, 3.0, 9.0, 0.0], [0.0, 2.0, 5.0, 1.0, 0.0]
     given = _answer(function, list(a), list(b))
     if given is None:
         return False

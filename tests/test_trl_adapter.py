@@ -237,3 +237,43 @@ def test_logged_kl_is_the_masked_k1_sum_of_ours_on_the_same_responses(trained):
                        response_logprobs(reference, *ids), last.response_mask)
     assert history[-1]["objective/kl"] == pytest.approx(float(ours.mean()), abs=2e-3)
     assert abs(history[0]["objective/kl"]) < 1e-4  # before the first update nothing has moved
+
+
+# --- the checkers of notebook 06 ------------------------------------------------------------
+
+
+def test_exercise_response_mask_tells_the_right_answer_from_the_usual_mistakes(capsys):
+    from helpers import exercises
+
+    assert exercises.check_response_mask(lambda m, w: m[:, w:].long().cumprod(1))
+    wrong = {
+        "sampled pad": lambda m, w: m[:, w:],
+        "drop the prompt first": lambda m, w: m.cumprod(1)[:, w:],
+        "without the prompt": lambda m, w: m.cumprod(1),
+        "wrong way round": lambda m, w: 1 - m[:, w:].cumprod(1),
+        "not done yet": lambda m, w: NotImplemented,
+    }
+    for message, function in wrong.items():
+        capsys.readouterr()
+        assert not exercises.check_response_mask(function)
+        assert message in capsys.readouterr().out
+
+
+def test_exercise_best_of_tells_the_right_answer_from_the_usual_mistakes(capsys):
+    from itertools import combinations
+
+    from helpers import exercises
+    from helpers.evaluation import best_of_n
+
+    assert exercises.check_best_of(lambda s, n: float(best_of_n(np.array([s]), n)[0]))
+    wrong = {
+        "first three": lambda s, n: max(s[:n]),
+        "all five": lambda s, n: max(s),
+        "worst of three": lambda s, n: np.mean([min(c) for c in combinations(s, n)]),
+        "drawn twice": lambda s, n: sum(
+            x * ((i + 1) ** n - i**n) / len(s) ** n for i, x in enumerate(sorted(s))),
+    }
+    for message, function in wrong.items():
+        capsys.readouterr()
+        assert not exercises.check_best_of(function)
+        assert message in capsys.readouterr().out
