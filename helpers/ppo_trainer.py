@@ -509,8 +509,9 @@ class PPO:
         n = len(batch.prompts)
         everyone = list(range(n))
         # The graph of the whole batch is held from the recording pass to the first backward pass.
-        reuse = c.mini_batch_size == n and self.micro_batch_size >= n
-        held = self._record(batch, everyone, keep_graph=reuse)
+        held = self._with_less_memory(lambda: self._record(
+            batch, everyone, keep_graph=c.mini_batch_size == n and self.micro_batch_size >= n
+        ))
         kl_k1 = ppo.kl_estimate(batch.logprobs, batch.reference_logprobs, "k1") * batch.mask
         kl_k3 = ppo.kl_estimate(batch.logprobs, batch.reference_logprobs, "k3") * batch.mask
         rewards = self.reward_tokens_fn(
@@ -581,28 +582,35 @@ class PPO:
 
     def _step(self, batch: Batch, rows: list[int], held: list | None) -> dict[str, float]:
         """One optimiser step on a mini-batch, in micro-batches; smaller ones if memory runs out."""
+        parts = [held]
+
+        def attempt() -> dict[str, float]:
+            self.optimiser.zero_grad(set_to_none=True)
+            return self._try_step(batch, rows, parts.pop() if parts else None)
+
+        return self._with_less_memory(attempt)
+
+    def _with_less_memory(self, attempt: Callable[[], Any]) -> Any:
+        """Call `attempt`, and again with half the micro-batch each time memory runs out."""
         while True:
             try:
-                return self._try_step(batch, rows, held)
+                return attempt()
             except RuntimeError as error:
                 if not _out_of_memory(error) or self.accelerator.num_processes > 1:
                     raise
-                held = None
-                self.optimiser.zero_grad(set_to_none=True)
-                largest = min(self.micro_batch_size, len(rows))
-                if largest == 1:
+                if self.micro_batch_size == 1:
                     raise UserError(
                         f"PPO ran out of memory at update {self.step + 1} with micro-batches of "
                         "one episode; use shorter prompts or responses, LoRA, bfloat16 or "
                         "gradient_checkpointing."
                     ) from error
-                self.micro_batch_size = max(1, largest // 2)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                warnings.warn(
-                    f"PPO ran out of memory at update {self.step + 1}; trying again with "
-                    f"micro_batch_size = {self.micro_batch_size}.", stacklevel=2,
-                )
+            self.micro_batch_size = max(1, min(self.micro_batch_size, self.config.batch_size) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"PPO ran out of memory at update {self.step + 1}; trying again with "
+                f"micro_batch_size = {self.micro_batch_size}.", stacklevel=2,
+            )
 
     def _try_step(self, batch: Batch, rows: list[int], held: list | None) -> dict[str, float]:
         c = self.config
@@ -789,14 +797,14 @@ class PPO:
 
     def save_checkpoint(self) -> Path:
         """Write all that a resumed run needs, aside and then renamed; earlier ones are removed."""
-        from safetensors.torch import save_model
+        from safetensors.torch import save_file
 
         target = self.checkpoint_dir / f"update-{self.step:06d}"
         if self.accelerator.is_main_process:
             aside = target.with_suffix(".part")
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-            save_model(self.accelerator.unwrap_model(self.model), str(aside / "model.safetensors"))
+            save_file(self._trained_tensors(), aside / "trained.safetensors")
             torch.save(self.optimiser.state_dict(), aside / "optimiser.pt")
             state = {
                 "step": self.step, "kl_coef": self.controller.coef, "history": self.history,
@@ -814,8 +822,13 @@ class PPO:
         self.accelerator.wait_for_everyone()
         return target
 
+    def _trained_tensors(self) -> dict[str, torch.Tensor]:
+        """What training changes: with adapters, the adapters and the critic alone."""
+        model = self.accelerator.unwrap_model(self.model)
+        return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
     def _load_checkpoint(self) -> bool:
-        from safetensors.torch import load_model
+        from safetensors.torch import load_file
 
         folder = self.last_checkpoint()
         if folder is None:
@@ -828,7 +841,10 @@ class PPO:
                     f"run has {value!r}; resume with the same settings or use another "
                     "checkpoint_dir."
                 )
-        load_model(self.accelerator.unwrap_model(self.model), str(folder / "model.safetensors"))
+        saved = load_file(folder / "trained.safetensors")
+        with torch.no_grad():
+            for name, tensor in self._trained_tensors().items():
+                tensor.copy_(saved[name])
         self.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
         self.step, self.history = state["step"], state["history"]
         self.reward_mean, self.reward_sd = state["reward_mean"], state["reward_sd"]
