@@ -92,6 +92,14 @@ def test_an_interrupted_installation_is_done_again(place):
     assert not bootstrap.is_current()
 
 
+def test_a_failed_change_of_wheels_is_done_again(place):
+    bootstrap.ensure()
+    place.call.pip_fails = True
+    with pytest.raises(UserError):
+        bootstrap.ensure(cpu=True)
+    assert not bootstrap.is_current()
+
+
 def test_an_environment_whose_python_is_gone_is_made_anew(place):
     bootstrap.ensure()
     kinds(place)

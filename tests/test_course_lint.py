@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.course import execute, lint, refresh, regress, sync
+from helpers import profiles
+from helpers.course import execute, lint, refresh, regress, results, runner, sync
 from helpers.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,6 +149,42 @@ def test_a_refresh_keeps_results_and_drops_the_run(notebook_tree, capsys):
     assert all(word not in text for word in ('papermill', '"stderr"', 'widget-view'))
     assert lint.notebook_problems(path) == []
     assert cells[0]["metadata"] == {"tags": ["parameters"]}
+
+
+def test_marks_of_an_earlier_run_are_dropped(good):
+    good["metadata"]["papermill"] = good["cells"][3]["metadata"]["papermill"] = {"duration": 1}
+    merged = refresh.merge(good, copy.deepcopy(good))
+    assert "papermill" not in json.dumps(merged)
+
+
+def test_outputs_of_the_last_run_can_be_stored(notebook_tree, tmp_path, monkeypatch):
+    first = notebook_tree("01_x", "print(1)")
+    second = notebook_tree("02_x", "print(2)")
+    here = profiles.load_profile("embedded", {"out": str(tmp_path)})
+    for module in (refresh, results):
+        monkeypatch.setattr(module, "load_profile", lambda name: here)
+    with pytest.raises(UserError, match="run make course first"):
+        refresh.refresh([], stored=True)
+    runner.run([first], overrides={"out": str(tmp_path)}, seed=1)
+    with pytest.raises(UserError, match="another seed"):
+        refresh.refresh(["01"], stored=True)
+    runner.run([first], overrides={"out": str(tmp_path)})
+    assert refresh.refresh(["01"], stored=True) == 0
+    assert lint.notebook_problems(first) == []
+    assert lint.output_texts(execute.read_notebook(first)["cells"][2]) == ["1\n"]
+    with pytest.raises(UserError, match="02_x.ipynb has not been run"):
+        refresh.refresh(["02"], stored=True)
+    second.rename(first)
+    with pytest.raises(UserError, match="has changed since it was run"):
+        refresh.refresh(["01"], stored=True)
+
+
+def test_the_readme_shows_the_last_run():
+    rows = {"04_reward_modelling": {"seconds": 61.2, "peak_memory_mb": 900.4,
+                                    "metrics": {"accuracy": 0.7812, "ece": None}}}
+    table = results.render(rows)
+    assert "| 04 | 61 | 900 | accuracy 0.781 | held-out pairs |" in table
+    assert "All notebooks: 1.0 minutes" in table and "| 05 |" not in table
 
 
 def test_a_refresh_that_fails_changes_nothing(notebook_tree, capsys):

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from helpers.course import execute, runner, sync
+from helpers.course import execute, results, runner, sync
 from helpers.errors import UserError
 from helpers.profiles import load_profile
 
@@ -42,9 +42,9 @@ def refresh(numbers: list[str], stored: bool = False) -> int:
 
 def _from_runs(paths: list[Path]) -> int:
     """Take outputs from `runs/embedded`, where the executed cells are still the notebook's."""
-    runs = load_profile("embedded").runs
+    runs, ran = load_profile("embedded").runs, results.default_run()
     for path in paths:
-        if not (runs / path.name).is_file():
+        if path.stem not in ran or not (runs / path.name).is_file():
             raise UserError(f"{path.name} has not been run: runs/embedded holds no such notebook; "
                             "run make course first.")
         source, done = execute.read_notebook(path), execute.read_notebook(runs / path.name)

@@ -28,18 +28,34 @@ SHOWN = (
 
 def results() -> int:
     """Replace the README's results by those of `runs/embedded/summary.json`; returns 0."""
-    summary = load_profile("embedded").runs / "summary.json"
-    if not summary.is_file():
-        raise UserError("there is no runs/embedded/summary.json; run make course first.")
+    notebooks = default_run()
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise UserError(f"README.md lacks the lines {BEGIN} and {END}.")
     before, rest = text.split(BEGIN, 1)
-    table = render(json.loads(summary.read_text(encoding="utf-8"))["notebooks"])
+    table = render(notebooks)
     readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
     print("README.md: results brought up to date")
     return 0
+
+
+def default_run() -> dict[str, dict]:
+    """The notebooks of the last `make course`, as `summary.json` tells of them.
+
+    Raises:
+        UserError: there is none, it had other settings, or a notebook of it failed.
+    """
+    path = load_profile("embedded").runs / "summary.json"
+    if not path.is_file():
+        raise UserError("there is no runs/embedded/summary.json; run make course first.")
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary["overrides"] or summary["seed"]:
+        raise UserError("the last run had overrides or another seed; run make course first.")
+    failed = [name for name, row in summary["notebooks"].items() if row["status"] != "ok"]
+    if failed:
+        raise UserError(f"{', '.join(failed)} failed in the last run; run make course first.")
+    return summary["notebooks"]
 
 
 def render(notebooks: dict[str, dict]) -> str:
