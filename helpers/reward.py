@@ -600,7 +600,7 @@ def train_reward_model(
     weight_decay: float = 0.01,
     max_grad_norm: float = 1.0,
     gradient_accumulation: int = 1,
-    evaluations: int = 8,
+    evaluations: int = 6,
     patience: int | None = None,
     bf16: bool = False,
     seed: int = 0,
