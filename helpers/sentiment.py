@@ -49,15 +49,40 @@ _ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|st|no|vs|etc|e\.g|i\.e)\.", re.IGNO
 _LINKS = {"is", "was", "are", "were", "had", "felt", "tasted", "smelled", "cost"}
 _OWNERS = {"the", "my", "our", "your", "a", "an", "this", "his", "her", "their"}
 _FILM_NOUNS = {
-    "scene", "scenes", "film", "movie", "picture", "story", "sequence", "shot", "shots", "drama",
-    "comedy", "thriller", "plot", "performance", "character", "song", "moment", "moments",
+    "scene",
+    "scenes",
+    "film",
+    "movie",
+    "picture",
+    "story",
+    "sequence",
+    "shot",
+    "shots",
+    "drama",
+    "comedy",
+    "thriller",
+    "plot",
+    "performance",
+    "character",
+    "song",
+    "moment",
+    "moments",
 }
 _BREAKS = {",", ";", ":", "—", "–", "(", ")"}
 _CONTRAST = {"but", "yet", "however", "nevertheless", "nonetheless", "still"}
 _CONCEDE = {"although", "though", "despite", "notwithstanding", "granted", "admittedly"}
 _CONCEDE_PAIRS = {
-    ("even", "if"), ("even", "though"), ("never", "mind"), ("may", "be"), ("in", "spite"),
-    ("for", "all"), ("i", "grant"), ("true", ","), ("to", "be"), ("to", "its"), ("to", "his"),
+    ("even", "if"),
+    ("even", "though"),
+    ("never", "mind"),
+    ("may", "be"),
+    ("in", "spite"),
+    ("for", "all"),
+    ("i", "grant"),
+    ("true", ","),
+    ("to", "be"),
+    ("to", "its"),
+    ("to", "his"),
 }
 
 # Frames whose content the writer denies: the sign turns to the end of the frame.
@@ -69,11 +94,19 @@ _DENY = re.compile(
     r"lie to|lying to) (?:\w+ ){0,2}?"
     r"(?:say|claim|believe|think|pretend|call|argue|let anyone tell you)\b"
     r"|\bnot (?:\w+ )?(?:true|the case|as though|as if)\b"
-    r"|\b(?:no moment (?:when|at which)|far from the truth|i doubt|untrue|nonsense) (?:that|to|if)\b"
-    r"|\bno moment when i (?:felt|thought)\b"
+    r"|\b(?:no moment (?:when|at which)|far from the truth|i doubt|untrue|nonsense) (?:that|to|"
+    r"if)\b"
+    r"|\b(?:no|not one|hardly an?|not a single) (?:moment|scene|minute|shot|time|second) (?:when|"
+    r"in which|at which|where) (?:i|you|we) (?:felt|feel|thought|think|believed?)\b"
+    r"|\b(?:don't|do not) (?:you )?let (?:[\w']+ ){1,4}?(?:tell|persuade|claim|say|convince|fool)\b"
+    r"|\bfar be it from \w+ to \w+\b"
     r"|\b(?:wish|if only) (?:i|it|they|there|he|she|the)\b"
     r"|\bwaited in vain\b|\b(?:don't|do not|never) listen to\b"
     r"|\b(?:nobody|no one) who [^,.;]*? (?:will|would|can|could)\b"
+)
+_UNDENIED = re.compile(
+    r"\b(?:no denying|no doubt|(?:nobody|no one|cannot|can't|not|nobody can|no one can) "
+    r"(?:can )?(?:deny|doubt|overlook|ignore|dispute))\b"
 )
 # What was hoped, feared or promised is not what was found.
 _UNREAL = re.compile(
@@ -82,8 +115,11 @@ _UNREAL = re.compile(
     r"|\b(?:i |we |had )?(?:expected|feared|hoped|hoping|was ready|were ready|braced myself|"
     r"was prepared|prepared for|was dreading|dreaded|was led to expect|expecting|fearing|"
     r"longing for|looked forward to|braced for|looking forward to)\b"
-    r"|\b(?:on paper|in theory|sounds (?=[^.;]*\bbut\b)|they call|claims? to be|seems? to be|sets? out to be|(?:starts|begins|started|began) (?=\w+ (?:and|but) then)|i had heard that)"
-    r"|\b(?:promises?|promised|wants? to be|wanted to be|tries to be|tried to be|trying to be|"
+    r"|\b(?:on paper|in theory|sounds (?=[^.;]*\bbut\b)|they call|claims? to be|seems? to be|"
+    r"sets? out to be|(?:starts|begins|started|began) (?=\w+ (?:and|but) then)|i had heard that)"
+    r"|\b(?:promises?|promised|threatens? to|threatened to|made me (?:expect|fear)|"
+    r"led me to expect|looks? set to|(?<!me )wants? to be|wanted to be|tries to be|tried to be|"
+    r"trying to be|"
     r"meant to be|supposed to be|aims? to be|longs? to be|thinks it is|thinks it's|"
     r"advertised as|sold as|billed as|mistaken for)\b"
 )
@@ -93,11 +129,15 @@ _FULFILLED = re.compile(
     r"(?:had )?(?:hoped|expected))\b"
 )
 _REPORT = re.compile(
-    r"\b(?:says?(?! (?:more|volumes|everything|about|it beautifully|so much|\"))|said(?! and done)|claims?(?! to be)|claimed|insists?|insisted|wrote|writes|tells? (?:me|us|you|everyone)(?! what)|"
+    r"\b(?:says?(?! (?:more|volumes|everything|about|it beautifully|so much|\"))|"
+    r"said(?! and done)|claims?(?! to be)|claimed|insists?|insisted|wrote|writes|tells? (?:me|us|"
+    r"you|everyone)(?! what)|"
     r"told (?:me|us|you|everyone)|been told|was told|had read|have read|had heard|have heard|"
     r"i heard|i read|according to|calls it|called it|assured (?:me|us)|assures (?:me|us)|"
     r"warned (?:me|us)|been warned|was warned|argues?|maintains?|swears?|swore|raved?|raves|"
     r"people (?:think|believe)|they think|describes? it|described it|described (?:the|this)|"
+    r"(?:critics?|reviewers?|friends?|people|everyone|everybody|others|they|press|public|children) "
+    r"(?:all |in the \w+ )?(?:adored?|loved?|hated?|praised?|call|called|see in|saw in|found in)|"
     r"promised me|thinks that|thought that|found it|finds it|loved it|hated it|hates it|loves it)\b"
 )
 _FIRST_PERSON = re.compile(r"\b(?:i|i'd|we) (?:have to |must |can |would |will |'d |could |do )*$")
@@ -126,7 +166,8 @@ _YES = re.compile(
     r"more than|all of it|it (?:is|does|was)\b(?! not))"
 )
 _NO = re.compile(
-    r"^ ?(?:oh,? |but |well,? |alas,? |sadly,? )?(?:no\b|not\b|neither|\w+ not\b|of course not|never|hardly|nope|far from|"
+    r"^ ?(?:oh,? |but |well,? |alas,? |sadly,? )?(?:no\b|not\b|neither|\w+ not\b|of course not|"
+    r"never|hardly|nope|far from|"
     r"scarcely|barely|in no way|by no means|nothing of|none|it (?:is|does|was) ?n[o']t|"
     r"i don't think so|i doubt)"
 )
@@ -151,32 +192,61 @@ _NUISANCE = re.compile(
     r"dripping tap|waiting room|dental appointment|what an? [\w-]+ idea to|bus timetable)\b"
 )
 # Faint words that mean nothing beside a praise: "truth in an ordinary line", "the human heart".
-_SOFT = {"ordinary", "horror", "cardboard", "flops", "cynical", "distant", "disaster", "tired"}
+_SOFT = {"ordinary", "horror", "cardboard", "flops", "cynical", "distant", "disaster", "empty"}
 # Blame that a negation belongs to already: "cannot recommend it in good conscience".
 _FIXED = {
-    "if you paid me", "in good conscience", "with a straight face", "warn you", "at all costs",
-    "to like and failed", "sharper with the scissors",
+    "if you paid me",
+    "in good conscience",
+    "with a straight face",
+    "warn you",
+    "at all costs",
+    "to like and failed",
+    "sharper with the scissors",
 }
 _SPOILERS = {
-    "waste", "wastes", "wasted", "wasting", "squander", "ruin", "spoil", "smother", "wreck",
-    "crush", "mar", "stifle", "borrow", "disappoint", "bore", "botch", "insult", "mumble",
-    "mumbles", "distract", "poor", "wooden", "lifeless", "lack", "lacks",
+    "waste",
+    "wastes",
+    "wasted",
+    "wasting",
+    "squander",
+    "ruin",
+    "spoil",
+    "smother",
+    "wreck",
+    "crush",
+    "mar",
+    "stifle",
+    "borrow",
+    "disappoint",
+    "bore",
+    "botch",
+    "insult",
+    "mumble",
+    "mumbles",
+    "distract",
+    "poor",
+    "wooden",
+    "lifeless",
+    "lack",
+    "lacks",
 }
 _COMPARED = re.compile(
     r"\b(?:next to (?:this|it|that)|compared (?:with|to) (?:this|it)|beside (?:this|it)|"
     r"set against this|(?:make|makes|made|making) (?:even )?(?:[\w'-]+ ){1,8}?look)\b"
 )
 _OTHER_FILM = re.compile(
-    r"\b(?:and that was\b)|\b(?:(?:his|her|their|whose|[\w'-]+'s) (?:last|previous|earlier|other|first|second|third|"
+    r"\b(?:and that was\b)|\b(?:(?:his|her|their|whose|[\w'-]+'s) (?:last|previous|earlier|other|"
+    r"first|second|third|"
     r"early|later) (?:\w+ )?(?:films?|movies?|pictures?|works?|efforts?|comed(?:y|ies)|"
-    r"thrillers?|dramas?)|the (?:original|sequel|remake|prequel|novel|book|first (?:film|part|one)))"
+    r"thrillers?|dramas?)|the (?:original|sequel|remake|prequel|novel|book|first (?:film|part|"
+    r"one)))"
     r" (?:[\w'-]+ ){0,3}?(?:was|were|had|is|are)\b"
     r"|^ ?where (?:the )?[\w' -]+? was\b"
 )
 _ELLIPSIS_NOT = re.compile(
     r"\b(?:this(?: one)?|here|the present (?:film|one)) (?:is|was|does|did)(?: ?n[o']t)\b"
-    r"\W*(?:so\W*)?$")
-_ELLIPSIS_NEITHER = re.compile(r"\b(?:neither|nor) (?:is|was|does|did) (?:this|it)\b")
+    r"\W*(?:so\W*)?$"
+)
 _VERDICT = re.compile(
     r"\b(?:overall|in short|all in all|in the end|in sum|to sum up|my verdict|out of (?:ten|10)|"
     r"/ ?10|recommend(?:ed)?|avoid|miss it|skip it|see it|must-see|bottom line|in conclusion|"
@@ -186,8 +256,9 @@ _SCORE = re.compile(
     r"\b(zero|nil|one|two|three|four|five|six|seven|eight|nine|ten|\d+(?:\.\d)?)"
     r"(?: out of (?:ten|10)\b| ?/ ?10\b)"
 )
-_NUMBERS = {w: i for i, w in enumerate(
-    "zero one two three four five six seven eight nine ten".split())} | {"nil": 0}
+_NUMBERS = {
+    w: i for i, w in enumerate("zero one two three four five six seven eight nine ten".split())
+} | {"nil": 0}
 
 
 def gold_sentiment(text: str) -> float:
@@ -242,6 +313,8 @@ def explain(text: str) -> dict:
                     continue
         held, asked = 0.0, False
         clauses, hits, claim = _read_sentence(sentence, unfinished)
+        # what is said last is what is meant
+        last = 1.35 if number == len(sentences) - 1 and number >= 3 and not unfinished else 1.0
         hits_in_all += hits
         if claim is not None:
             held, asked = claim, sentence.rstrip().endswith("?")
@@ -252,7 +325,7 @@ def explain(text: str) -> dict:
                 key = (lemma, 1 if value > 0 else -1)
                 if value and key not in seen:
                     seen.add(key)
-                    total += value
+                    total += last * value
                     kept.append(lemma)
             if kept:
                 counted.append((", ".join(kept), _clip(total)))
@@ -260,7 +333,7 @@ def explain(text: str) -> dict:
     amount = sum(abs(value) for _, value in counted)
     quality = _quality(clean, sentences, hits_in_all)
     raw = math.tanh(1.2 * balance / math.sqrt(1.0 + amount))
-    score = quality * raw + (1.0 - quality) * DEGENERATE
+    score = quality * raw + (1.0 - quality) * DEGENERATE if _WORD.search(clean) else 0.0
     if quality < 0.35:
         score = min(score, 0.0)
     return {
@@ -281,6 +354,7 @@ def _normalise(text: str) -> str:
     text = _ABBREVIATION.sub(r"\1", text)
     text = re.sub(r"(\d)\.(\d)", r"\1·\2", text)
     text = _NAME.sub(lambda m: m.group(1) + "name" + m.group(2), text)
+    text = re.sub(r"(\d+) ?/ ?10\b", r"\1 out of ten", text)
     text = re.sub(r"(?i)when all is said and done", "overall", text)
     return re.sub(r"\s+", " ", text).strip().lower()
 
@@ -305,54 +379,82 @@ def _read_sentence(sentence: str, unfinished: bool):
         return [], 0, plain_other
     segment = _segments(tokens)
     question = sentence.rstrip().rstrip('"').endswith("?") and not re.match(
-        r" ?the (?:best|worst) ", sentence)
+        r" ?the (?:best|worst) ", sentence
+    )
     verdict = 1.6 if _VERDICT.search(sentence) else 1.0
-    irony = bool(_NUISANCE.search(sentence)) or bool(_IRONY.search(sentence) and _IRONY_TAIL.search(sentence)) or bool(
-        re.search(r"\b(?:watching paint dry|just what the world needed|queen of sheba|"
-                  r"thanks for nothing|if you happen to be|yes, and i am)\b", sentence)
-        or re.search(r"\bin the way that\b|\bas (?:funny|thrilling|exciting|gripping|moving|subtle|"
-                     r"charming|romantic|scary) as an?\b|\bwith all the \w+ of an?\b", sentence)
+    irony = (
+        bool(_NUISANCE.search(sentence))
+        or bool(_IRONY.search(sentence) and _IRONY_TAIL.search(sentence))
+        or bool(
+            re.search(
+                r"\b(?:watching paint dry|just what the world needed|queen of sheba|"
+                r"thanks for nothing|if you happen to be|yes, and i am)\b",
+                sentence,
+            )
+            or re.search(
+                r"\bin the way that\b|\bas (?:funny|thrilling|exciting|gripping|moving|subtle|"
+                r"charming|romantic|scary) as an?\b|\bwith all the \w+ of an?\b",
+                sentence,
+            )
+        )
     )
     deny = _scopes(_DENY, sentence, r"[;]| but | yet |, (?:and|so|which|instead|rather)")
     unreal = _scopes(
-        _UNREAL, sentence,
-        r"[;,:]| but | yet | and (?:got|ends?|ended|came|comes|turns?|it|then|found|was|were|saw|is|"
+        _UNREAL,
+        sentence,
+        r"[;,:]| but | yet | and (?:got|ends?|ended|came|comes|turns?|it|then|found|was|were|saw|"
+        r"is|"
         r"are|did|what)\b| is in fact"
-        r"| is instead| is here| are in fact| are instead| are here| what you get")
+        r"| is instead| is here| are in fact| are instead| are here| what you get",
+    )
     if _FULFILLED.search(sentence):
         unreal = []
-    if re.search(r"\b(?:no|can't|cannot|not) (?:denying|deny|doubt)\b", sentence):
+    if _UNDENIED.search(sentence):
         deny = []
     compared = _scopes(_COMPARED, sentence, r"[;]| but ")
     other = _scopes(_OTHER_FILM, sentence, r"[;,]| but ")
     report = None
     found = None if "listen to" in sentence else _REPORT.search(sentence)
-    if found and not _FIRST_PERSON.search(sentence[: found.start()]) and not re.match(
-        r"\s*(?:it has to be|to say|i )", sentence[max(0, found.start() - 12): found.start()]
+    if found and any(m.start() <= found.start() < m.end() for m in _DENY.finditer(sentence)):
+        found = None
+    if (
+        found
+        and not _FIRST_PERSON.search(sentence[: found.start()])
+        and not re.match(
+            r"\s*(?:it has to be|to say)", sentence[max(0, found.start() - 12) : found.start()]
+        )
     ):
         report = found
     answer_in = 0.0
     report_end = len(sentence)
     if report:
         tail = re.search(
-            r"[;,.] ?(?:and |but |yet )?(?=[^;,]*$)|[;]| but (?=[^,;]*$)",
-            sentence[report.end():])
+            r"[;,.] ?(?:and |but |yet )?(?=[^;,]*$)|[;]| but (?=[^,;]*$)", sentence[report.end() :]
+        )
         negative = list(_DISAGREE.finditer(sentence, report.end()))
         positive = list(_AGREE.finditer(sentence, report.end()))
         if negative and tail and negative[-1].start() >= report.end() + tail.start():
             answer_in, report_end = -0.8, report.end() + tail.start()
         elif positive and tail and positive[-1].start() >= report.end() + tail.start():
             answer_in, report_end = 0.8, report.end() + tail.start()
-        elif tail and re.match(r"[;,. ]*(?:but|yet)\b", sentence[report.end() + tail.start():]):
+        elif (stop := sentence.find(";", report.end())) > 0:
+            report_end = stop
+        elif tail and re.match(r"[;,. ]*(?:but|yet)\b", sentence[report.end() + tail.start() :]):
             answer_in, report_end = -0.5, report.end() + tail.start()
     contrast_at = next(
-        (starts[i] for i in range(len(tokens))
-         if tokens[i] in _CONTRAST and i > 1 and not (
-             tokens[i] == "still" and tokens[i - 1] not in _BREAKS) and not (
-             tokens[i] == "but" and tokens[i - 1] in ("anything", "nothing", "all", "none"))),
-        None)
+        (
+            starts[i]
+            for i in range(len(tokens))
+            if tokens[i] in _CONTRAST
+            and i > 1
+            and not (tokens[i] == "still" and tokens[i - 1] not in _BREAKS)
+            and not (tokens[i] == "but" and tokens[i - 1] in ("anything", "nothing", "all", "none"))
+        ),
+        None,
+    )
     negated_but = contrast_at is not None and bool(
-        re.search(r"\b(?:not|never|n't|isn't|less|nothing)\b", sentence[:contrast_at]))
+        re.search(r"\b(?:not|never|n't|isn't|less|nothing)\b", sentence[:contrast_at])
+    )
     concede_segments = _concede_segments(tokens, segment)
     conditional = re.match(r" ?(?:if|unless|where|whether) ", sentence)
 
@@ -361,14 +463,17 @@ def _read_sentence(sentence: str, unfinished: bool):
     for start, end, lemma, value in hits:
         at = starts[start]
         lemma_key = lemma
-        value *= _modifiers(tokens, start, end, segment)
+        value *= _modifiers(tokens, start, end, segment, value)
         if _about_other_things(tokens, start, end):
             continue
         if lemma in _SOFT and any(other[3] > 0 and other[0] != start for other in hits):
             continue
         if value > 0 and any(
-            other[3] < 0 and other[2].split()[0] in _SPOILERS and 0 <= start - other[1] <= 4
-            and segment[other[0]] == segment[start] for other in hits
+            other[3] < 0
+            and other[2].split()[0] in _SPOILERS
+            and 0 <= start - other[1] <= 4
+            and segment[other[0]] == segment[start]
+            for other in hits
         ):
             continue  # "wastes a good cast"
         turns = 1.0
@@ -393,8 +498,10 @@ def _read_sentence(sentence: str, unfinished: bool):
         value *= turns
         if irony and value > 0:
             value = -0.9 * value
-        if report and (at < report_end) and (
-            at >= report.start() or sentence.lstrip().startswith('"')
+        if (
+            report
+            and (at < report_end)
+            and (at >= report.start() or sentence.lstrip().startswith('"'))
         ):
             claim += value
             continue
@@ -413,8 +520,6 @@ def _read_sentence(sentence: str, unfinished: bool):
         clauses.setdefault(segment[start], []).append((lemma_key, value))
     if _ELLIPSIS_NOT.search(sentence.rstrip(" .!")):
         clauses = {k: [(f"not {w}", -0.7 * v) for w, v in c] for k, c in clauses.items()}
-    elif _ELLIPSIS_NEITHER.search(sentence):
-        pass
     result = [clauses[k] for k in sorted(clauses)]
     if report and answer_in:
         result.append([("reported: " + ("no" if answer_in < 0 else "yes"), answer_in * claim)])
@@ -455,13 +560,35 @@ def _segments(tokens: list[str]) -> list[int]:
     """For each token the number of its clause."""
     number, out = 0, []
     for i, token in enumerate(tokens):
-        if token in _BREAKS or token == "?" or (
-            i and token in {"but", "although", "though", "because", "while", "yet", "whereas"}
-            and not (token == "but" and tokens[i - 1] in ("anything", "nothing", "all", "none"))
-        ) or (
-            token == "and" and i + 1 < len(tokens)
-            and tokens[i + 1] in {"the", "it", "i", "he", "she", "they", "there", "this", "its",
-                                  "you", "we", "nobody", "every", "each"}
+        if (
+            token in _BREAKS
+            or token == "?"
+            or (
+                i
+                and token in {"but", "although", "though", "because", "while", "yet", "whereas"}
+                and not (token == "but" and tokens[i - 1] in ("anything", "nothing", "all", "none"))
+            )
+            or (
+                token == "and"
+                and i + 1 < len(tokens)
+                and tokens[i + 1]
+                in {
+                    "the",
+                    "it",
+                    "i",
+                    "he",
+                    "she",
+                    "they",
+                    "there",
+                    "this",
+                    "its",
+                    "you",
+                    "we",
+                    "nobody",
+                    "every",
+                    "each",
+                }
+            )
         ):
             number += 1
         out.append(number)
@@ -475,8 +602,10 @@ def _concede_segments(tokens: list[str], segment: list[int]) -> set[int]:
         if (
             token in _CONCEDE
             or (token == "while" and (i == 0 or tokens[i - 1] in _BREAKS))
-            or ((token, following) in _CONCEDE_PAIRS and (
-                token not in ("to", "true", "for") or i == 0))
+            or (
+                (token, following) in _CONCEDE_PAIRS
+                and (token not in ("to", "true", "for") or i == 0)
+            )
         ):
             place = segment[min(i + 1, len(tokens) - 1)]
             if token in ("granted", "admittedly", "true", "to") and following == ",":
@@ -538,7 +667,7 @@ def _match(tokens: list[str], at: int, rest: tuple[str, ...]):
     return None
 
 
-def _modifiers(tokens: list[str], start: int, end: int, segment: list[int]) -> float:
+def _modifiers(tokens: list[str], start: int, end: int, segment: list[int], value: float) -> float:
     """Scale and turn by the words around an opinion: adverbs and negation in its clause."""
     factor, sign = 1.0, 1.0
     for i in range(max(0, start - 2), start):
@@ -556,20 +685,29 @@ def _modifiers(tokens: list[str], start: int, end: int, segment: list[int]) -> f
     text = re.sub(
         r" (?:not only|not just|not merely|not simply|no doubt|no denying|not deny|cannot deny|"
         r"can't deny|no wonder|no question|not to mention|nothing but|never fails to|"
-        r"not surprisingly|never ceases? to|not to be missed|not (?:true|the case) that) ", " ",
-        text)
-    text = re.sub(r" (?:cannot|can't|can not|could not|would not|don't|do not|never) (?:say|claim|"
-                  r"think|believe|let|call|pretend) ", " ", text)
+        r"not surprisingly|never ceases? to|not to be missed|not (?:true|the case) that) ",
+        " ",
+        text,
+    )
+    text = re.sub(
+        r" (?:cannot|can't|can not|could not|would not|don't|do not|never) (?:say|claim|"
+        r"think|believe|let|call|pretend) ",
+        " ",
+        text,
+    )
+    text = _UNDENIED.sub(" ", text)
     # "has never looked so dull", "rarely such wit": more of it, not less
     text = re.sub(r" (?:never|rarely|seldom|not|haven't) (?:\w+ ){1,8}?(?:so|such) ", " ", text)
     text = re.sub(r" (?:not since|as if|as though) ", " ", text)
-    if tokens[start] in ("so", "such") or tokens[end : end + 1] in (["so"], ["such"]):
-        text = re.sub(r" (?:never|rarely|seldom|not|haven't) (?:[\w-]+ )*", " ", text)
+    if {"so", "such"} & set(tokens[start : end + 1]) and tokens[start - 1 : start] != ["not"]:
+        text = re.sub(r" (?:never|rarely|seldom|not|haven't|cannot|can't) (?:[\w-]+ )*", " ", text)
     text = re.sub(r" (?:nobody|no one) who .* (?:will|would|can|could) ", " ", text)
     text = re.sub(r" (?:don't|do not|never) listen to ", " ", text)
     if end >= len(tokens) or tokens[end] != "as":
         text = re.sub(r" not (?:half|nearly|remotely) (?:as|so) ", " ", text)
-    text = re.sub(r" (?:not|never|no|hardly|n't|don't|cannot) .* (?:but|rather|instead) ", " ", text)
+    text = re.sub(
+        r" (?:not|never|no|hardly|n't|don't|cannot) .* (?:but|rather|instead) ", " ", text
+    )
     text = re.sub(r" nobody (?:could|would|can) (?:claim|say|call|deny) ", " ", text)
     text = re.sub(r" not so much .* as ", " ", text)
     text = re.sub(r" less .* than ", " ", text)
@@ -595,7 +733,17 @@ def _modifiers(tokens: list[str], start: int, end: int, segment: list[int]) -> f
         elif word == "too" and far == 1:
             # too good, too long: neither a praise nor the reverse of a blame
             factor *= 0.6
-    if negations % 2 and " ".join(tokens[start:end]) not in _FIXED:
+    if (
+        negations % 2
+        and value < 0
+        and re.search(
+            r" (?:is|was|are|were) not (?:\w+ )?$|(?:isn't|wasn't|aren't|weren't) (?:\w+ )?$"
+            r"|^ not (?:the|a|an|as) $",
+            text,
+        )
+    ):
+        sign = -0.5  # "not terrible" is faint praise; "never dull" is praise
+    elif negations % 2 and " ".join(tokens[start:end]) not in _FIXED:
         sign = -0.75
     return factor * sign
 
@@ -618,14 +766,24 @@ def _about_other_things(tokens: list[str], start: int, end: int) -> bool:
             return follows not in _FILM_NOUNS
         if tokens[i] in FUNCTION_WORDS or tokens[i] in _BREAKS:
             break
+    if tokens[start] in ("love", "loved", "loves", "hate", "hated", "hates", "liked", "like") and (
+        tokens[end : end + 1]
+        and tokens[end] in _OWNERS | {"the"}
+        and tokens[end + 1 : end + 2]
+        and tokens[end + 1] in OTHER_PEOPLE | {"book", "novel"}
+    ):
+        return True  # "I love my cousin", "I loved the book"
     # "the popcorn was awful", "our seats are dreadfully hard"
     i = start - 1
     while i > 0 and start - i < 9 and tokens[i] not in _BREAKS:
         if tokens[i] in OTHER_THINGS:
             opens = i < 2 or tokens[i - 2] in _BREAKS or tokens[i - 2] in ("and", "but", "because")
             verb = tokens[i + 1] in _LINKS or tokens[i + 1] in ("in", "on", "from", "there")
-            if opens and verb and tokens[i - 1] in _OWNERS and (
-                _LINKS & set(tokens[i + 1 : start])
+            if (
+                opens
+                and verb
+                and tokens[i - 1] in _OWNERS
+                and (_LINKS & set(tokens[i + 1 : start]))
             ):
                 return True
         i -= 1
@@ -647,16 +805,132 @@ def text_quality(text: str) -> float:
 
 _DETERMINERS = {"a", "an", "the", "my", "your", "our", "their", "every", "its"}
 _NOT_AFTER_DETERMINER = {
-    "a", "an", "the", "my", "your", "our", "their", "of", "is", "are", "was", "were", "be", "been",
-    "and", "or", "but", "to", "that", "which", "who", "it", "he", "she", "they", "i", "we", "you",
-    "in", "on", "at", "with", "from", "for", "as", "by", "has", "have", "had", "does", "do", "did",
-    "not", "because", "than", "if", "into", "would", "could", "should", "will", "can", "me", "him",
-    "them", "us", "its", "this", ",", ";", ":", "so",
+    "a",
+    "an",
+    "the",
+    "my",
+    "your",
+    "our",
+    "their",
+    "of",
+    "is",
+    "are",
+    "was",
+    "were",
+    "be",
+    "been",
+    "and",
+    "or",
+    "but",
+    "to",
+    "that",
+    "which",
+    "who",
+    "it",
+    "he",
+    "she",
+    "they",
+    "i",
+    "we",
+    "you",
+    "in",
+    "on",
+    "at",
+    "with",
+    "from",
+    "for",
+    "as",
+    "by",
+    "has",
+    "have",
+    "had",
+    "does",
+    "do",
+    "did",
+    "not",
+    "because",
+    "than",
+    "if",
+    "into",
+    "would",
+    "could",
+    "should",
+    "will",
+    "can",
+    "me",
+    "him",
+    "them",
+    "us",
+    "its",
+    "this",
+    ",",
+    ";",
+    ":",
+    "so",
 }
 _NOT_AFTER_OF = {
-    "is", "are", "was", "were", "of", "and", "or", "but", "to", "has", "have", "had", "does", "do",
-    "did", "would", "could", "should", "will", "can", "i", "he", "she", "they", "we", "because",
-    "than", "if", "be", "been", "by", "from", "with", "at", "not",
+    "is",
+    "are",
+    "was",
+    "were",
+    "of",
+    "and",
+    "or",
+    "but",
+    "to",
+    "has",
+    "have",
+    "had",
+    "does",
+    "do",
+    "did",
+    "would",
+    "could",
+    "should",
+    "will",
+    "can",
+    "i",
+    "he",
+    "she",
+    "they",
+    "we",
+    "because",
+    "than",
+    "if",
+    "be",
+    "been",
+    "by",
+    "from",
+    "with",
+    "at",
+    "not",
+}
+_PREPOSITIONS = {"with", "at", "from", "into", "although", "my"}
+_NOT_AFTER_PREPOSITION = {
+    "is",
+    "are",
+    "was",
+    "were",
+    "of",
+    "and",
+    "or",
+    "has",
+    "than",
+    "said",
+    "be",
+}
+_NEVER_LAST = _DETERMINERS | {
+    "and",
+    "or",
+    "but",
+    "although",
+    "because",
+    "he",
+    "we",
+    "than",
+    "very",
+    "with",
+    "if",
 }
 _NOT_TWICE = {"is", "are", "was", "were", "has", "does", "do", "would", "could", "should", "will"}
 
@@ -689,7 +963,7 @@ def _quality(clean: str, sentences: list[str], hits: int) -> float:
         quality *= 1.0 - _ramp(function, 0.08, 0.26)
         quality *= _ramp(function, 0.75, 0.95)
     if n >= 5:
-        quality *= _ramp(hits / n, 0.30, 0.50)
+        quality *= _ramp(hits / n, 0.30, 0.50) if n >= 10 else _ramp(hits / n, 0.5, 0.8)
     if n >= 4:
         tokens = _TOKEN.findall(clean)
         wrong = 0
@@ -700,6 +974,13 @@ def _quality(clean: str, sentences: list[str], hits: int) -> float:
                 wrong += b in _NOT_AFTER_OF
             elif a in _NOT_TWICE:
                 wrong += b in _NOT_TWICE or b in ("of", "than")
+            elif a in _PREPOSITIONS:
+                wrong += b in _NOT_AFTER_PREPOSITION
+        wrong += sum(
+            s.rstrip(' .!?"').rsplit(" ", 1)[-1] in _NEVER_LAST
+            for s in sentences
+            if s.rstrip().endswith((".", "!", "?"))
+        )
         quality *= _ramp(wrong / n, 0.01, 0.05) if wrong > 1 else (0.9 if wrong else 1.0)
     longest = max((len(s.split()) for s in sentences), default=0)
     quality *= _ramp(longest, 55, 110)

@@ -1,6 +1,6 @@
 """The opinion words that `helpers.sentiment` knows: plain lists, easy to read and to extend.
 
-Each line of a list is one word or phrase.  In a phrase "_" stands for any one word and "~" for up
+Each line of a list is one word or phrase. In a phrase "_" stands for any one word and "~" for up
 to three; words of the verb lists are matched in every form (drag, drags, dragged, dragging).
 """
 
@@ -10,21 +10,31 @@ STRONG, PLAIN, MILD = 1.0, 0.7, 0.4
 
 POSITIVE = {
     STRONG: """
-adore adored adores uproarious uproariously mesmerised bewitched astonish astonished masterclass revelation feast highlight
-superb superbly brilliant brilliantly wonderful wonderfully marvellous marvelous marvellously
-magnificent magnificently outstanding terrific fantastic excellent excellently masterpiece
-masterpieces masterful masterly masterfully breathtaking breathtakingly stunning stunningly
-gorgeous gorgeously glorious gloriously ravishing spellbinding dazzling dazzlingly unforgettable
-exceptional exceptionally perfect perfectly perfection sublime phenomenal astonishing
-astonishingly amazing amazingly incredible incredibly extraordinary exquisite exquisitely
-flawless flawlessly genius triumph triumphs triumphant enthralling exhilarating electrifying
-hilarious hilariously spectacular first-rate top-notch mesmerising mesmerizing riveting
-fabulous splendid splendidly gem gems tour-de-force virtuoso stellar faultless impeccable
-impeccably matchless peerless unmissable must-see fascinating fascinatingly sparkling
-awe-inspiring jaw-dropping wondrous heavenly ace priceless
+greatest awesome fave adore adored adores uproarious uproariously mesmerised bewitched astonish
+astonished masterclass revelation feast highlight superb superbly brilliant brilliantly wonderful
+wonderfully marvellous marvelous marvellously magnificent magnificently outstanding terrific
+fantastic excellent excellently masterpiece masterpieces masterful masterly masterfully
+breathtaking breathtakingly stunning stunningly gorgeous gorgeously glorious gloriously ravishing
+spellbinding dazzling dazzlingly unforgettable exceptional exceptionally perfect perfectly
+perfection sublime phenomenal astonishing astonishingly amazing amazingly incredible incredibly
+extraordinary exquisite exquisitely flawless flawlessly genius triumph triumphs triumphant
+enthralling exhilarating electrifying hilarious hilariously spectacular first-rate top-notch
+mesmerising mesmerizing riveting fabulous splendid splendidly gem gems tour-de-force virtuoso
+stellar faultless impeccable impeccably matchless peerless unmissable must-see fascinating
+fascinatingly sparkling awe-inspiring jaw-dropping wondrous heavenly ace priceless
 """,
     PLAIN: """
-thought-provoking understated spirited bracing fitting affectionate affectionately lovingly heartbreaking heartbreakingly overwhelming-in-joy brains human rounded credible suspense-filled sublimely enchants chuckle chuckles ingenuity brilliance justice-done compassionate wisdom eerie-beautiful well-observed resonant resonates resonate richer deeper affecting affectingly stylish stylishly hypnotically stirringly tenderness exquisite-looking playful playfully slick dynamite cracker belter corker stormer beguiling beguilingly bittersweet humbling life-affirming feel-good unpretentious understatedly old-fashioned-charm swoon swooned cherish cherished cherishes
+highly powerful powerfully underrated timeless realistic realistically crafted sweet sweetly
+heartrending rare rarest unique favorites favourites intense memorable loves terrifically scariest
+cheering treasures warmest kindest lump inspiring inspiringly grinned grinning beloved admirably
+giggled giggling glee gleeful gleefully wept transfixed rapt enraptured spellbindingly smile
+smiles hoot gusto brio panache aplomb magnetic hearty joyride gutsy sharpest thought-provoking
+understated spirited bracing fitting affectionate affectionately lovingly heartbreaking
+heartbreakingly overwhelming-in-joy brains human rounded credible sublimely enchants chuckle
+chuckles ingenuity brilliance compassionate wisdom well-observed resonant resonates resonate
+richer deeper affecting affectingly stylish stylishly hypnotically stirringly tenderness playful
+playfully slick dynamite cracker belter corker stormer beguiling beguilingly bittersweet humbling
+life-affirming feel-good unpretentious understatedly swoon swooned cherish cherished cherishes
 good great fine lovely delightful delightfully charming charmingly impressive impressively
 enjoyable engaging engagingly appealing rewarding accomplished refreshing refreshingly admirable
 admirably pleasing beautiful beautifully elegant elegantly luminous painterly striking strikingly
@@ -41,63 +51,76 @@ joyful joyous joyously delight delights delighted treat pleasure treasure charm 
 warmth tenderness tenderly beauty poetry poetic wit marvel marvels thrilling thrillingly exciting
 suspenseful entertaining entertained hooked intelligent intelligently smart thoughtful
 thoughtfully skilful skilfully skillful talented talent wise profound profoundly compelling
-compellingly captivating irresistible delicious deliciously sparkle radiant radiantly vivid vividly
-brave daring fresh winning superior remarkable remarkably strong strongly tender humane honest
-honestly-told truthful truthfully well-made well-acted well-written well-crafted well-judged
+compellingly captivating irresistible delicious deliciously sparkle radiant radiantly vivid
+vividly brave daring fresh winning superior remarkable remarkably strong strongly tender humane
+honest
+ truthful truthfully well-made well-acted well-written well-crafted well-judged
 well-built well-paced well-observed well-cast finest praise praised recommend recommended
 recommends happy grateful glad captivated moved enchanted mesmerised impressed thrilled charmed
-spellbound laughed laughing-out-loud crisp taut tautly brisk briskly exuberant exuberantly
-infectious ambitious dignity lyrical lyrically enthusiasm masterclass classic
-fun loveliest favourite favorite effortless effortlessly immaculate immaculately sumptuous
-lavish lavishly lush opulent hypnotic bewitching bewitchingly delicate delicately
-better wonder wonders gifted gift chemistry bliss blissful winner nimble nimbly
-impressing artful artfully ravished richly sparkled blessing kudos applause applauded
-superlative sensational sensationally compassion compassionate compassionately
+spellbound laughed crisp taut tautly brisk briskly exuberant exuberantly infectious ambitious
+dignity lyrical lyrically enthusiasm masterclass classic fun loveliest favourite favorite
+effortless effortlessly immaculate immaculately sumptuous lavish lavishly lush opulent hypnotic
+bewitching bewitchingly delicate delicately
+ gifted gift chemistry bliss blissful winner nimble nimbly
+impressing artful artfully ravished richly sparkled blessing kudos applause applauded superlative
+sensational sensationally compassion compassionate compassionately
 """,
     MILD: """
-spare lean simple-hearted volumes pleasantly-paced brisker tact unfussy capable capably respectable serviceable likably
-decent decently solid solidly competent competently nice nicely pleasant pleasantly watchable
-warm warmly natural naturally lively livelier restrained coherent coherently plausible plausibly
-surprising surprisingly-good tuneful melodious sly slyly mischievous mischievously tightly unhurried
-earned generous generously fluent fluently worthwhile amusing amusingly sincere sincerely
-well-meant handsome easygoing breezy breezily agreeable agreeably interesting interestingly worthy
-quirky tidy smooth smoothly polished sound soundly reliable reliably sturdy gentle gently cosy
-endearing endearingly amiable amiably cheerful cheerfully neat neatly eerie fair fairly-told
-lucid lucidly economical economically careful carefully precise precisely-cut promising
-enjoyed enjoy enjoying enjoys liked likes liking admire admired admires skill skills courage
-magic depth rewarded affection smiling craft craftsmanship flair vivacity energy verve zest freshness
-invention imagination originality intelligence wisdom subtlety elegance humanity insight
-insights insightful memorable-enough merits merit strength strengths conviction welcome
+spare lean volumes brisker tact unfussy capable capably respectable serviceable likably decent
+decently solid solidly competent competently nice nicely pleasant pleasantly watchable warm warmly
+natural naturally lively livelier restrained coherent coherently plausible plausibly surprising
+tuneful melodious sly slyly mischievous mischievously tightly unhurried earned generous generously
+fluent fluently worthwhile amusing amusingly sincere sincerely well-meant handsome easygoing
+breezy breezily agreeable agreeably interesting interestingly worthy quirky tidy smooth smoothly
+polished reliable reliably sturdy gentle gently cosy endearing endearingly amiable amiably
+cheerful cheerfully neat neatly eerie fair lucid lucidly economical economically careful carefully
+precise promising enjoyed enjoy enjoying enjoys liked likes liking admire admired admires skill
+skills courage magic depth rewarded affection smiling craft craftsmanship flair vivacity energy
+verve zest freshness invention imagination originality intelligence wisdom subtlety elegance
+humanity insight insights insightful merits merit strength strengths conviction welcome
 """,
 }
 
 NEGATIVE = {
     STRONG: """
-tortures tortured disgraces disgraced preposterous preposterously horror horrific horrifically unforgivable inexcusable cringy cringey barrel-scraping groaned groan ashamed appalled stinks sickening dreck wooden-headed contempt unspeakable unspeakably
-terrible terribly-made awful atrocious atrociously abysmal abysmally appalling appallingly
-dreadful ghastly horrible horrid horrendous woeful woefully pathetic pathetically hopeless
-hopelessly worst worthless rubbish garbage trash disaster disastrous disastrously catastrophe
-disgrace disgraceful insufferable unbearable unbearably unwatchable excruciating excruciatingly
-painful painfully interminable interminably endless endlessly nonsensical incoherent incoherently
-laughable laughably ludicrous ludicrously inept ineptly cringeworthy cringe cringed deafening
-depressing execrable vile lousy stinker travesty trainwreck shambles fiasco idiotic idiotically
-moronic stupid stupidly torture torturous agony insult insults insulting insultingly hideous
-hideously repulsive dire direly unendurable embarrassment embarrassing embarrassingly junk drivel
-dross hate hated hates hating detest detested loathe loathed despise despises despised
-infuriating shameful shamefully rotten useless
+crap crappy dumb stupidity godawful abomination atrocity unwatchably robbed booed earplugs
+tortures tortured disgraces disgraced preposterous preposterously horror horrific horrifically
+unforgivable inexcusable cringy cringey barrel-scraping groaned groan ashamed appalled stinks
+sickening dreck contempt unspeakable unspeakably terrible awful atrocious atrociously abysmal
+abysmally appalling appallingly dreadful ghastly horrible horrid horrendous woeful woefully
+pathetic pathetically hopeless hopelessly worst worthless rubbish garbage trash disaster
+disastrous disastrously catastrophe disgrace disgraceful insufferable unbearable unbearably
+unwatchable excruciating excruciatingly painful painfully interminable interminably endless
+endlessly nonsensical incoherent incoherently laughable laughably ludicrous ludicrously inept
+ineptly cringeworthy cringe cringed deafening depressing execrable vile lousy stinker travesty
+trainwreck shambles fiasco idiotic idiotically moronic stupid stupidly torture torturous agony
+insult insults insulting insultingly hideous hideously repulsive dire direly unendurable
+embarrassment embarrassing embarrassingly junk drivel dross hate hated hates hating detest
+detested loathe loathed despise despises despised infuriating shameful shamefully rotten useless
 """,
     PLAIN: """
-convoluted jerky wordy tinny shabby shabbily stuffy stereotyped stereotypical stereotypes boredom deadening deadeningly pompous pompously slogans winced corniest racket blunder oversight limps panic gall posing desperate desperately charm-free unearned flavourless colourless spineless irksome cloying mush smug smugly humdrum lumpen sour-faced unfunnily vacuous hollow hollowly baffling bafflingly incomprehensible pompously dreadful-looking skimpy shoestring-looking lackadaisical overwritten overloaded overstuffed bloated creakily rehash retread knock-off cynical cynically botched bungled clunker bomb stinkers snooze snoozefest sleep-inducing soporific drearily preaching lectures sermons incompetently unbelievable jaded-looking gibberish hokum letdown let-down
-bad badly poor poorly poorer poorest weak weakly weakest dull dullest dully boring boringly bored
-bore bores disappointing disappointingly disappointed disappointment disappointments tedious
-tediously tedium feeble feebly dismal dismally lame lamely unimpressive dreary tiresome tiresomely
-sloppy sloppily lacklustre lackluster wooden woodenly stilted unconvincing unconvincingly lifeless
-lifelessly mannered hammy forced amateurish amateurishly amateur sluggish sluggishly slack
-plodding ponderous ponderously laboured clumsy clumsily banal banality leaden corny trite
-intrusive intrusively bombastic syrupy forgettable forgettably shrill shrilly monotonous
-monotonously drab ugly ugliest shaky muddy garish murky shoddy shoddily cheap cheaply
-tacky rubbery dated abrupt abruptly sentimental rushed unsatisfying silly
-unfunny crude crudely stale juvenile childish smutty shallow one-dimensional two-dimensional
+unfortunately ugh meh pitiful pitifully irritates bothered botch bungle insulted sugary smugness
+irritated laboured cringes sigh sighed mould claptrap poppycock tired frustrated frustrating
+frustratingly spoilt dreariness dullness leftover leftovers muddle shamed regrettably sadly
+lurches saggy insufferably unpleasantness predictability pretension pretensions sickly thud yawns
+overpraised deadly unlikeably bothersome crass cackhanded nauseating nauseous fatuous vacant
+drippy convoluted jerky wordy tinny shabby shabbily stuffy stereotyped stereotypical stereotypes
+boredom deadening deadeningly pompous pompously slogans winced corniest racket blunder oversight
+limps panic gall posing desperate desperately colourless spineless irksome cloying mush smug
+smugly humdrum lumpen sour-faced unfunnily vacuous hollow hollowly baffling bafflingly
+incomprehensible pompously skimpy lackadaisical overwritten overloaded overstuffed bloated
+creakily rehash retread knock-off cynical cynically botched bungled clunker stinkers snooze
+snoozefest sleep-inducing soporific drearily preaching lectures sermons incompetently unbelievable
+jaded-looking gibberish hokum letdown let-down bad badly poor poorly poorer poorest weak weakly
+weakest dull dullest dully boring boringly bored bore bores disappointing disappointingly
+disappointed disappointment disappointments tedious tediously tedium feeble feebly dismal dismally
+lame lamely unimpressive dreary tiresome tiresomely sloppy sloppily lacklustre lackluster wooden
+woodenly stilted unconvincing unconvincingly lifeless lifelessly mannered hammy forced amateurish
+amateurishly amateur sluggish sluggishly slack plodding ponderous ponderously laboured clumsy
+clumsily banal banality leaden corny trite intrusive intrusively bombastic syrupy forgettable
+forgettably shrill shrilly monotonous monotonously drab ugly ugliest shaky muddy garish murky
+shoddy shoddily cheap cheaply tacky rubbery dated abrupt abruptly sentimental rushed unsatisfying
+silly unfunny crude crudely stale juvenile childish smutty shallow one-dimensional two-dimensional
 unlikeable unlikable irritating irritatingly cardboard sterile artificial artificially bland
 blandly phoney phony oppressive heavy-handed heavy-handedly pretentious pretentiously timid
 timidly uninspired uninspiring careless carelessly predictable predictably confused confusing
@@ -105,29 +128,28 @@ confusingly contrived derivative threadbare implausible implausibly hackneyed fa
 mess messy mistake mistakes fail failed fails failing failure failures flop flops flaw flaws
 flawed clichéd clichés cliché cliches platitudes pointless pointlessly mindless mindlessly empty
 soulless charmless joyless joylessly humourless humorless witless listless listlessly unoriginal
-unimaginative unconvinced annoying annoyingly annoyed annoy annoys grating obnoxious
-preachy self-indulgent overlong overblown overwrought overacted overrated miscast misjudged
-ill-judged misguided waste wasted wastes wasting regret regretted regrettable lazy lazily
-tasteless vulgar offensive nasty unpleasant unpleasantly ridiculous ridiculously absurdly
-inane vapid insipid soppy mawkish maudlin saccharine schmaltzy worse yawn yawned yawning
-cheated puerile turgid stodgy soggy limp limply toothless flat flatly flaccid faceless
-incompetent incompetently ham-fisted lumbering slog chore ordeal trial nonsense senseless
-senselessly gimmicky tawdry tired wretched wretchedly sour avoid shame fake
-inferior unbelievable-nonsense cross seasick headache despair miserable miserably misery
-manipulative exploitative laborious laboriously wearisome wearying wearily exasperating
-dud turkey tripe twaddle bilge tosh balderdash numbing mind-numbing mediocre mediocrity
+unimaginative unconvinced annoying annoyingly annoyed annoy annoys grating obnoxious preachy
+self-indulgent overlong overblown overwrought overacted overrated miscast misjudged ill-judged
+misguided waste wasted wastes wasting regret regretted regrettable lazy lazily tasteless vulgar
+offensive nasty unpleasant unpleasantly ridiculous ridiculously absurdly inane vapid insipid soppy
+mawkish maudlin saccharine schmaltzy worse yawn yawned yawning cheated puerile turgid stodgy soggy
+limp limply toothless flat flatly flaccid faceless incompetent incompetently ham-fisted lumbering
+slog chore ordeal trial nonsense senseless senselessly gimmicky tawdry tired wretched wretchedly
+sour avoid shame fake inferior cross seasick headache despair miserable miserably misery
+manipulative exploitative laborious laboriously wearisome wearying wearily exasperating dud turkey
+tripe twaddle bilge tosh balderdash numbing mind-numbing mediocre mediocrity
 """,
     MILD: """
-pity predictable-ish unremarkably unengaging uninteresting uninvolving unmoving indulgent overlit underlit wrong annoyance dreads
-thin thinly uneven unevenly underwhelming underwhelmed overbearing grainy bland-ish
-slow slowly-paced slight slightly-built long-winded long-drawn ordinary average routine so-so
-passable-at-best conventional formulaic patchy obvious obviously-staged repetitive meandering
+pity unremarkably unengaging uninteresting uninvolving unmoving indulgent overlit underlit wrong
+annoyance dreads thin thinly uneven unevenly underwhelming underwhelmed overbearing grainy slow
+slight long-winded ordinary average routine so-so
+ conventional formulaic patchy obvious repetitive meandering
 rambling padded padding cold coldly distant remote messy cluttered clunky creaky wobbly wobbles
 dim dingy indifferent indifferently unremarkable middling unfocused aimless aimlessly vague
-vaguely underwritten underdeveloped undercooked half-baked half-hearted half-heartedly
-superficial superficially glib pedestrian stagey stagy gloomy glum excessive excessively
-unnecessary unnecessarily needless needlessly unclear unresolved dubious mumbles mumbled mumbling
-problem problems complaint complaints fault faults lacking mawkishness anodyne
+vaguely underwritten underdeveloped undercooked half-baked half-hearted half-heartedly superficial
+superficially glib pedestrian stagey stagy gloomy glum excessive excessively unnecessary
+unnecessarily needless needlessly unclear unresolved dubious mumbles mumbled mumbling
+ lacking mawkishness anodyne
 ciphers puppets idiots gloomily dislike disliked dislikes dreaded
 """,
 }
@@ -283,7 +305,10 @@ lift the
 lift every
 unfold
 move along
-fit
+fit each
+fit the
+fit perfectly
+fit together
 flow
 leaven
 add warmth
@@ -542,7 +567,85 @@ would have been happy
 nothing short of
 """,
     PLAIN: """
+top notch
+well done
+well written
+well acted
+well made
+well crafted
+well observed
+far better
+much better than
+even better
+better still
+better than ever
+better than most
+all ages
+all time
+one of my favorite
+one of my favourite
+my favorite
+my favourite
+steals the
+look forward
+can't wait
+can not wait
+well worth
+worth the
+see this one
+do see
+please see
+had a great time
+had a good time
+enjoyed myself
+enjoyed every
+glad i
+glad to have
+in stitches
+made me cry
+made me laugh
+made me smile
+make me cry
+made us cry
+made both of us cry
+holding my breath
+last scene alone
+deserves to be better known
+deserves to be
+pleasure to spend
+will not forget
+won't forget
+not forget
+stay with it
+stays with me
+stay with me
+thought of little else
+not lose
+i was wrong about it
+work of art
+of the year
+hard to beat
+in good company
+better company
+have been wrong
+all my heart
+with real
+every line matters
+do not be put off
+don't be put off
+believe the hype
+best bits
+best lines
+best thing
+this is why
+every corridor
+everything right
+could not look
+as good as they say
+as good as you
+gets better
 comic gem
+half the fun
 worth the ticket
 worth the wait
 worth the price
@@ -584,7 +687,9 @@ in good hands
 proud
 happy to have
 have thought of it with pleasure
-see it in
+go and see it in
+see it in a cinema
+see it in a theatre
 see it with
 see it on
 see it twice
@@ -708,7 +813,7 @@ find fault and failed
 scoff and stayed
 sneer and stayed
 mock and stayed
-stayed to clap
+stayed to
 stayed to weep
 sorry when ~ over
 sorry when it ended
@@ -718,6 +823,8 @@ forgot my cold
 forgot my
 my only complaint
 only complaint is
+only objection is
+only regret is
 nothing to dislike
 find fault
 to find fault
@@ -740,6 +847,7 @@ high points
 a must
 in its own right
 comic gem
+half the fun
 so funny
 one of the best
 of the year
@@ -848,6 +956,91 @@ cure for insomnia
 prison sentence
 """,
     PLAIN: """
+piece of crap
+redeeming
+no plot
+excuse for
+a joke
+sad excuse
+so-called
+what the hell
+sat through
+bunch of
+how not to
+none of these
+none of this works
+could not wait
+couldn't wait
+didn't care
+did not care
+felt nothing
+feel nothing
+felt robbed
+left before the end
+walked out of
+had had enough
+had enough
+better off
+better film
+better films
+better things
+better than this
+do a lot better
+lets the film down
+let the film down
+let down by
+lets it down
+lets itself down
+nothing happens
+nothing is at stake
+never comes together
+not come together
+wanted to love
+wanted to like
+wanted to enjoy
+want to like
+went wrong
+go wrong
+goes wrong
+wrong key
+in trouble
+very pleased with
+pleased with itself
+in the worst
+stopped listening
+stopped caring
+stop caring
+lost me
+loses me
+nearly lost me
+given up on
+gave up on
+thin story
+too dark
+read the novel
+read the book instead
+life is short
+life is too short
+that is all
+has nothing to say
+little to say
+no reason
+no plot
+no story
+no spark between
+no point
+no excuse
+no fun
+no laughs
+not funny
+not a single
+no attempt
+no sense
+nowhere to go
+low budget
+so dull
+second-rate
+third-rate
 guessed the secret
 guessed the outcome
 guessed the culprit
@@ -1125,6 +1318,7 @@ is a trial
 a chore
 hard work
 hard to sit through
+not sit through
 hard to care
 hard to watch
 hard to follow
@@ -1166,8 +1360,35 @@ who cares
 
 # Phrases that look like opinions and are none: they take their words out of play.
 NEUTRAL = """
-perfect shambles
-complete shambles
+at no point
+sat through the credits
+dragged my feet
+drag my feet
+flat tyre
+one flat
+a flat
+the flat
+sleepy flat
+flat where
+who is rich
+like most
+who likes
+who like
+not lost
+new york
+highly paid
+first rate
+would like to
+would like
+like to see
+like a
+like an
+like the
+like that
+like this
+like it was
+liked best
+it was like
 disaster film
 disaster films
 disaster movie
@@ -1225,7 +1446,6 @@ who loved
 bad cook
 better known
 better acquainted
-half the fun
 fun to say
 smiling down
 best lines
@@ -1317,12 +1537,46 @@ ADVERBS_DOWN = set(
 )
 # Word → how many words further on it may still turn an opinion.
 NEGATORS = {
-    "not": 7, "never": 7, "no": 4, "hardly": 5, "scarcely": 5, "barely": 5, "rarely": 5,
-    "seldom": 5, "nothing": 5, "nobody": 6, "none": 6, "neither": 4, "nor": 6, "without": 4,
-    "cannot": 7, "lack": 3, "lacks": 3, "lacking": 3, "lacked": 3, "refuse": 4, "refuses": 4,
-    "refused": 4, "fail": 3, "fails": 3, "failed": 3, "avoids": 3, "avoid": 3, "n't": 7,
-    "nowhere": 4, "stops": 2, "isnt": 6, "dont": 6, "doesnt": 6, "wasnt": 6, "didnt": 6,
-    "cant": 6, "least": 2, "resists": 3, "resist": 3, "escapes": 3,
+    "not": 7,
+    "never": 7,
+    "no": 4,
+    "hardly": 5,
+    "scarcely": 5,
+    "barely": 5,
+    "rarely": 5,
+    "seldom": 5,
+    "nothing": 5,
+    "nobody": 6,
+    "none": 6,
+    "neither": 4,
+    "nor": 6,
+    "without": 4,
+    "cannot": 7,
+    "lack": 3,
+    "lacks": 3,
+    "lacking": 3,
+    "lacked": 3,
+    "refuse": 4,
+    "refuses": 4,
+    "refused": 4,
+    "fail": 3,
+    "fails": 3,
+    "failed": 3,
+    "avoids": 3,
+    "avoid": 3,
+    "n't": 7,
+    "nowhere": 4,
+    "stops": 2,
+    "isnt": 6,
+    "dont": 6,
+    "doesnt": 6,
+    "wasnt": 6,
+    "didnt": 6,
+    "cant": 6,
+    "least": 2,
+    "resists": 3,
+    "resist": 3,
+    "escapes": 3,
 }
 
 # Nouns that are not the film: opinions about them do not count.
@@ -1356,7 +1610,8 @@ watchman tuner neighbour neighbours brother sister aunt uncle cousin colleague c
 dentist doctor grandmother grandfather waiter usher housekeeper butler captain lawyer mayor chef
 cook painter pianist singer dancer engineer carpenter fisherman clerk inspector duchess count baron
 general colonel orphan twin twins stepmother stepfather landlord landlady lodger father mother
-husband wife son daughter friend friends rival choir jury club soldier's teenager teenagers man woman boy girl king
+husband wife son daughter friend friends rival choir jury club soldier's teenager teenagers
+people man woman boy girl king
 queen prince princess family mother-in-law
 """.split()
 )
@@ -1382,25 +1637,92 @@ third last same other another own back away
 
 _IRREGULAR = {
     "be": ("is", "are", "was", "were", "been", "being"),
-    "fall": ("fell", "fallen"), "make": ("made",), "lose": ("lost",), "go": ("went", "gone"),
-    "run": ("ran",), "ring": ("rang", "rung"), "hold": ("held",), "keep": ("kept",),
-    "steal": ("stole", "stolen"), "break": ("broke", "broken"), "win": ("won",),
-    "take": ("took", "taken"), "come": ("came",), "light": ("lit",), "send": ("sent",),
-    "fly": ("flew", "flown"), "shine": ("shone",), "leave": ("left",), "feel": ("felt",),
-    "stick": ("stuck",), "bring": ("brought",), "catch": ("caught",), "draw": ("drew", "drawn"),
-    "find": ("found",), "grow": ("grew", "grown"), "build": ("built",), "sink": ("sank", "sunk"),
-    "overdo": ("overdid", "overdone"), "wear": ("wore", "worn"), "tell": ("told",),
-    "do": ("did", "done"), "get": ("got",), "say": ("said",), "pay": ("paid",), "cut": (),
-    "stink": ("stank",), "hide": ("hid", "hidden"), "understand": ("understood",),
-    "give": ("gave", "given"), "lead": ("led",), "mistake": ("mistook", "mistaken"),
-    "creep": ("crept",), "sleepwalk": ("sleepwalked",), "shake": ("shook", "shaken"), "cast": (),
-    "hurt": (), "rely": ("relied",), "outstay": (), "lean": ("leant",), "spoil": ("spoilt",),
-    "speak": ("spoke",), "rise": ("rose", "risen"), "drive": ("drove", "driven"), "pass": (),
-    "stand": ("stood",), "weep": ("wept",), "tie": (), "die": (), "nod": (), "try": (),
+    "fall": ("fell", "fallen"),
+    "make": ("made",),
+    "lose": ("lost",),
+    "go": ("went", "gone"),
+    "run": ("ran",),
+    "ring": ("rang", "rung"),
+    "hold": ("held",),
+    "keep": ("kept",),
+    "steal": ("stole", "stolen"),
+    "break": ("broke", "broken"),
+    "win": ("won",),
+    "take": ("took", "taken"),
+    "come": ("came",),
+    "light": ("lit",),
+    "send": ("sent",),
+    "fly": ("flew", "flown"),
+    "shine": ("shone",),
+    "leave": ("left",),
+    "feel": ("felt",),
+    "stick": ("stuck",),
+    "bring": ("brought",),
+    "catch": ("caught",),
+    "draw": ("drew", "drawn"),
+    "find": ("found",),
+    "grow": ("grew", "grown"),
+    "build": ("built",),
+    "sink": ("sank", "sunk"),
+    "overdo": ("overdid", "overdone"),
+    "wear": ("wore", "worn"),
+    "tell": ("told",),
+    "do": ("did", "done"),
+    "get": ("got",),
+    "say": ("said",),
+    "pay": ("paid",),
+    "cut": (),
+    "stink": ("stank",),
+    "hide": ("hid", "hidden"),
+    "understand": ("understood",),
+    "give": ("gave", "given"),
+    "lead": ("led",),
+    "mistake": ("mistook", "mistaken"),
+    "creep": ("crept",),
+    "sleepwalk": ("sleepwalked",),
+    "shake": ("shook", "shaken"),
+    "cast": (),
+    "hurt": (),
+    "rely": ("relied",),
+    "outstay": (),
+    "lean": ("leant",),
+    "spoil": ("spoilt",),
+    "speak": ("spoke",),
+    "rise": ("rose", "risen"),
+    "drive": ("drove", "driven"),
+    "pass": (),
+    "stand": ("stood",),
+    "weep": ("wept",),
+    "tie": (),
+    "die": (),
+    "nod": (),
+    "try": (),
 }
 _DOUBLE = {
-    "drag", "sag", "grip", "plod", "nod", "mar", "get", "win", "cut", "run", "fit", "stick-up",
-    "scrap", "stop", "let", "slip", "trip", "flop", "step", "pop", "hit", "enthral", "sit", "put",
+    "drag",
+    "sag",
+    "grip",
+    "plod",
+    "nod",
+    "mar",
+    "get",
+    "win",
+    "cut",
+    "run",
+    "fit",
+    "stick-up",
+    "scrap",
+    "stop",
+    "let",
+    "slip",
+    "trip",
+    "flop",
+    "step",
+    "pop",
+    "hit",
+    "enthral",
+    "sit",
+    "put",
 }
 
 

@@ -156,7 +156,6 @@ class Grammar:
                 out.append(self._fill(draw, part[0], context))
         return "".join(out)
 
-
     def _fill(self, draw: Draw, name: str, context: Mapping[str, str]) -> str:
         value = context.get(name)
         if value is not None:
@@ -255,8 +254,9 @@ def partition(options: Sequence[str], split: str, share: int = 6) -> list[str]:
     The part an option falls into depends on its text alone, so a bank can grow without moving
     what was there.
     """
-    held_out = [o for o in options if crc32(o.encode()) % share == 0]
-    if split == "ood":
-        return held_out or list(options)
-    held = set(held_out)
-    return [o for o in options if o not in held] or list(options)
+    keys = {option: crc32(option.encode()) for option in options}
+    held_out = {option for option, key in keys.items() if key % share == 0}
+    if len(held_out) < 2 <= len(options) // 3:  # a small bank still gives two
+        held_out |= set(sorted(keys, key=keys.get)[:2])
+    kept = [option for option in options if (option in held_out) == (split == "ood")]
+    return kept or list(options)

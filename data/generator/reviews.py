@@ -43,9 +43,22 @@ LENGTHS = ((55, 70, 85, 105, 135, 180), (20, 26, 22, 17, 10, 5))
 CLAUSE_KINDS = (46, 9, 13, 16, 16)  # straight, keep, flip, negated, contrast
 SENTENCE_KINDS = (52, 24, 14, 10)  # simple, chain, reported and denied, reported and shared
 NEGATIONS = (3, 3, 2, 1, 2)
+# What one does, before the film, about the opposite of what it turns out to be.
 HOPES = {
-    1: (("feared", "expected", "was braced for"), ("fearing", "expecting", "braced for")),
-    -1: (("hoped for", "expected", "looked forward to"), ("hoping for", "expecting", "longing for")),
+    1: {
+        "hoped": ("feared", "expected", "was braced for"),
+        "hoping": ("fearing", "expecting", "braced for"),
+        "wants": ("threatens", "seems", "looks set"),
+        "promised": ("made me expect", "had promised", "led me to expect"),
+        "promise": ("threaten", "seem"),
+    },
+    -1: {
+        "hoped": ("hoped for", "expected", "looked forward to"),
+        "hoping": ("hoping for", "expecting", "longing for"),
+        "wants": ("wants", "tries", "claims"),
+        "promised": ("made me expect", "had promised", "led me to expect"),
+        "promise": ("promise", "seem", "aim"),
+    },
 }
 SHARED = ("frames", "adjectives", "pairs", "adv", "disagree", "agree")  # the same in every split
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
@@ -100,7 +113,7 @@ def third_person(phrase: str) -> str:
     verb, space, rest = phrase.partition(" ")
     second = re.match(r"and ([a-z]+)(?= with| in| like| us)", rest)
     if second:  # "twist and turn with wit"
-        rest = f"and {_conjugate(second.group(1))}{rest[second.end():]}"
+        rest = f"and {_conjugate(second.group(1))}{rest[second.end() :]}"
     return f"{_conjugate(verb)}{space}{rest}"
 
 
@@ -111,7 +124,8 @@ def plural(noun: str) -> str:
     return noun + "s"
 
 
-_FIRST_PERSON = re.compile(r"\b(I|my|me|myself)\b")
+# What cannot stand inside "they say that …" or "nobody could claim that …".
+_PERSONAL = re.compile(r"\b(I|my|me|myself)\b|, and |[;:]")
 
 
 class _World:
@@ -119,7 +133,8 @@ class _World:
 
     def __init__(self, split: str) -> None:
         self.banks = {
-            name: bank if name.split()[1] in SHARED or name.startswith("rule ")
+            name: bank
+            if name.split()[1] in SHARED or name.startswith("rule ")
             else tuple(partition(bank, split))
             for name, bank in read_banks().items()
         }
@@ -131,7 +146,7 @@ class _World:
                     if kind == "adj":
                         bank += self.banks[f"any adj{sign}"]
                     for personal in (True, False):
-                        kept = [t for t in bank if personal or not _FIRST_PERSON.search(t)]
+                        kept = [t for t in bank if personal or not _PERSONAL.search(t)] or bank
                         strong = [t[1:] for t in kept if t.startswith("!")]
                         mild = [t for t in kept if not t.startswith("!")]
                         key = (aspect, kind, sign)
@@ -140,9 +155,7 @@ class _World:
         self.general = {
             sign: tuple(t.lstrip("!") for t in self.banks[f"any adj{sign}"]) for sign in "+-"
         }
-        self.plain = tuple(
-            t for t in self.banks["plain adjectives"] if not _FIRST_PERSON.search(t)
-        )
+        self.plain = tuple(t for t in self.banks["plain adjectives"] if not _PERSONAL.search(t))
         names = {
             name.split()[1]: list(bank)
             for name, bank in self.banks.items()
@@ -154,10 +167,15 @@ class _World:
                 "adv": list(self.banks["any adv"]),
                 "half": ["first half", "second half", "first hour", "last hour"],
                 "other": [
-                    "{titleadj} {titlenoun}", "{titleadj} {titlenoun}", "The {titlenoun}",
-                    "The {titleadj} {titlenoun}", "The {titlenoun} of {city}",
-                    "A {titlenoun} for {first}", "{titlenoun} and {titlenoun}",
-                    "{first} and the {titlenoun}", "The {titlenoun} {day}",
+                    "{titleadj} {titlenoun}",
+                    "{titleadj} {titlenoun}",
+                    "The {titlenoun}",
+                    "The {titleadj} {titlenoun}",
+                    "The {titlenoun} of {city}",
+                    "A {titlenoun} for {first}",
+                    "{titlenoun} and {titlenoun}",
+                    "{first} and the {titlenoun}",
+                    "The {titlenoun} {day}",
                 ],
                 "first": [*self.banks["names he"], *self.banks["names she"]],
                 "nuisance2": ["{nuisance}"],
@@ -204,6 +222,7 @@ class _Writer:
         self.world, self.draw, self.film = world, draw, film
         self.rating, self.stance = rating, stance
         self.sign = 1 if rating >= 7 else -1
+        self.said: set[str] = set()
 
     def bank(self, name: str) -> tuple[str, ...]:
         return self.world.banks[name]
@@ -215,7 +234,10 @@ class _Writer:
         self, aspect: str, kind: str, sign: int, strength: int, personal: bool = True, **slots: str
     ) -> str:
         bank = self.world.opinions[aspect, kind, "+" if sign > 0 else "-", strength, personal]
-        return self.fill(self.draw.fresh(bank), **slots)
+        fresh = [template for template in bank if template not in self.said]
+        template = self.draw.choice(fresh or bank)
+        self.said.add(template)
+        return self.fill(template, **slots)
 
     def subject(self, aspect: str) -> tuple[str, bool]:
         """A noun phrase for the aspect, and whether it is plural."""
@@ -243,8 +265,12 @@ class _Writer:
 
     def verb(self, aspect: str, sign: int, strength: int, many: bool, keep_tail: bool) -> str:
         phrase = self.opinion(
-            aspect, "vp", sign, strength,
-            its="their" if many else "its", itself="themselves" if many else "itself",
+            aspect,
+            "vp",
+            sign,
+            strength,
+            its="their" if many else "its",
+            itself="themselves" if many else "itself",
         )
         if keep_tail:
             return phrase.replace("~", "")
@@ -254,10 +280,9 @@ class _Writer:
         slots = {
             "is": "are" if many else "is",
             "they": "they" if many else "it",
-            "promise": self.draw.choice(("promise", "seem", "set out"))
-            + ("" if many else "s"),
         }
-        slots["promise"] = slots["promise"].replace("set outs", "sets out")
+        hopes = self.hopes(sign)
+        hopes["promise"] += "" if many else "s"
         return self.fill(
             self.draw.choice(bank),
             s=subject,
@@ -265,13 +290,11 @@ class _Writer:
             a2=self.opinion(aspect, "adj", sign, 1),
             x=self.opinion(aspect, "adj", -sign, strength),
             **slots,
-            **self.hopes(sign),
+            **hopes,
         )
 
     def hopes(self, sign: int) -> dict[str, str]:
-        """What one does before the film about the opposite of what it turned out to be."""
-        hoped, hoping = HOPES[sign]
-        return {"hoped": self.draw.choice(hoped), "hoping": self.draw.choice(hoping)}
+        return {slot: self.draw.choice(words) for slot, words in HOPES[sign].items()}
 
     def clause(self, aspect: str, value: int, alone: bool = False) -> str:
         """A clause whose meaning has the sign and strength of `value`, straight or turned.
@@ -329,8 +352,12 @@ class _Writer:
     def joined(self, bank: str, first: str, second: str) -> str:
         return self.fill(
             self.draw.choice(self.bank(bank)),
-            m=first, M=cap(first), c=second if bank.startswith("con") else first,
-            C=cap(second if bank.startswith("con") else first), d=second, D=cap(second),
+            m=first,
+            M=cap(first),
+            c=second if bank.startswith("con") else first,
+            C=cap(second if bank.startswith("con") else first),
+            d=second,
+            D=cap(second),
         )
 
     def whole(self, name: str, sign: int) -> str:
@@ -340,8 +367,11 @@ class _Writer:
         good, bad = (plus, minus) if sign > 0 else (minus, plus)
         return self.fill(
             draw.fresh(self.bank(name)),
-            a=draw.fresh(good), a2=draw.fresh(good), a3=draw.fresh(good),
-            x=draw.fresh(bad), x2=draw.fresh(bad),
+            a=draw.fresh(good),
+            a2=draw.fresh(good),
+            a3=draw.fresh(good),
+            x=draw.fresh(bad),
+            x2=draw.fresh(bad),
             score=NUMBERS[self.rating],
             **self.hopes(sign),
         )
