@@ -87,9 +87,9 @@ class TextReader(nn.Module):
                 f"the reward function gave {scores.shape} values, or some that are not finite; it "
                 f"must give one finite number for each of the {len(prompts)} responses.")
         self.last = SimpleNamespace(
-            prompt_ids=input_ids[:, : self.prompt_width],
-            prompt_mask=attention_mask[:, : self.prompt_width].long(),
-            response_ids=input_ids[:, self.prompt_width :], response_mask=mask)
+            prompt_ids=input_ids[:, : self.prompt_width].cpu(),
+            prompt_mask=attention_mask[:, : self.prompt_width].long().cpu(),
+            response_ids=input_ids[:, self.prompt_width :].cpu(), response_mask=mask.cpu())
         self.batches.append({
             "prompts": prompts, "responses": responses, "scores": scores,
             "lengths": mask.sum(1).cpu().numpy(), "width": mask.shape[1]})
