@@ -33,13 +33,13 @@ from helpers.profiles import Settings, load_profile  # noqa: E402
 SIZES = {
     "reviews": {"train": 6000, "validation": 500, "test": 1500},
     "dialogues": {"train": 8000, "validation": 500, "test": 500},
-    "demonstrations": {"train": 6000, "validation": 500, "test": 1000},
+    "demonstrations": {"train": 4000, "validation": 500, "test": 1000},
     "preferences": {"train": 8000, "validation": 500, "test": 4000},
 }
 # The base model reads more than is shipped: its corpus is generated and not kept.
 CORPUS = {"reviews": 16000, "dialogues": 16000}
-BASE_TOKENS = 6_000_000
-SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "learning_rate": 1e-2}
+BASE_TOKENS = 5_000_000
+SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "tokens": 2_000_000}
 SEED_OF_KIND = {"reviews": 1, "dialogues": 2, "demonstrations": 3, "preferences": 4}
 
 
@@ -174,7 +174,7 @@ def sampled_pairs(count: int, seed: int, split: str, sampler: Path) -> list[dict
         asked = make_pairs(wanted, seed + attempt, split)
         prompts = [render_prompt(a["prompt"]) for a in asked]
         twice = sample(model, tokenizer, [p for p in prompts for _ in range(2)],
-                       settings.ppo.max_new_tokens, seed=seed + attempt).texts
+                       settings.ppo.max_new_tokens, seed=seed + attempt, batch_size=256).texts
         for i, a in enumerate(asked):
             first, second = twice[2 * i].strip(), twice[2 * i + 1].strip()
             if first and second and first != second:
@@ -221,7 +221,7 @@ def make_models(out: Path, seed: int, scale: float) -> None:
 
     from data.generator.dialogues import make_dialogues
     from data.generator.reviews import make_reviews
-    from helpers.data import load_demonstrations, load_reviews, render_example
+    from helpers.data import load_demonstrations, load_reviews
     from helpers.models import count_parameters, save, train_classifier, train_from_scratch
     from helpers.sft import response_loss, train_sft
 
@@ -230,10 +230,11 @@ def make_models(out: Path, seed: int, scale: float) -> None:
     torch.set_num_threads(settings.threads)
 
     def corpus(split: str, share: float) -> list[str]:
-        reviews = make_reviews(int(CORPUS["reviews"] * share), stream("reviews", seed) + 50, split)
-        talk = make_dialogues(int(CORPUS["dialogues"] * share), stream("dialogues", seed) + 50, split)
-        texts = [r["text"] for r in reviews]
-        texts += [render_example(d["messages"][:-1], d["messages"][-1]["content"]) for d in talk]
+        counts = {kind: int(rows * share) for kind, rows in CORPUS.items()}
+        texts = [r["text"] for r in
+                 make_reviews(counts["reviews"], stream("reviews", seed) + 50, split)]
+        texts += [as_prose(d["messages"]) for d in
+                  make_dialogues(counts["dialogues"], stream("dialogues", seed) + 50, split)]
         return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
 
     texts, unseen = corpus("train", max(scale, 0.05)), corpus("validation", 0.02)
@@ -243,8 +244,7 @@ def make_models(out: Path, seed: int, scale: float) -> None:
     save(model, tokenizer, out / "models" / "base", half=True)
     card(out / "models" / "base", "Base language model", BASE_CARD, metrics)
     model = model.float()
-    make_small(out, settings, texts, unseen, tokenizer, seed)
-    rows = load_demonstrations(settings, "train", max(200, int(6000 * scale)))
+    rows = load_demonstrations(settings, "train", max(200, int(4000 * scale)))
     held_out = load_demonstrations(settings, "validation", settings.sft.eval_rows)
     before = response_loss(model, tokenizer, held_out)
     train_sft(model, tokenizer, rows, settings, seed=seed)
@@ -258,6 +258,15 @@ def make_models(out: Path, seed: int, scale: float) -> None:
     judged["parameters"] = count_parameters(classifier)["total"]
     save(classifier, wordpiece, out / "models" / "classifier", half=True)
     card(out / "models" / "classifier", "Sentiment classifier", CLASSIFIER_CARD, judged)
+    make_small(out, settings, texts, unseen, tokenizer, seed)
+
+
+def as_prose(messages: list[dict[str, str]]) -> str:
+    """A dialogue as running text without speakers, the way a base model meets questions.
+
+    The dialogue format is left for fine-tuning to teach, as it is with models of full size.
+    """
+    return "\n".join(m["content"] for m in messages)
 
 
 def make_small(out: Path, settings: Settings, texts: list[str], unseen: list[str],
@@ -276,12 +285,12 @@ def make_small(out: Path, settings: Settings, texts: list[str], unseen: list[str
 
 SMALL_CARD = """
 The base model's small sister: same architecture, tokenizer and training text, fewer and narrower
-layers. Notebook 02 compares the two.
+layers, fewer training tokens. Notebook 02 compares the two.
 """
 BASE_CARD = """
 A GPT-2-architecture language model with a byte-level BPE tokenizer, trained from random weights on
-film reviews and dialogues of the embedded world (all of them written by the generator, answers of
-every quality). It continues text; it has not been taught to answer well.
+film reviews of the embedded world and on questions and answers as running text, answers of every
+quality. It has never seen the dialogue format and has not been taught to answer.
 """
 SAMPLER_CARD = """
 The base model after supervised fine-tuning on the embedded demonstrations, with the settings of
