@@ -286,7 +286,8 @@ def padding_share(lengths: Sequence[int], batch_size: int) -> float:
     return float(1 - lengths.sum() / total)
 
 
-def _check_tokenizer(tokenizer) -> None:
+def check_tokenizer(tokenizer) -> None:
+    """Raise UserError where padding could not be told from the end of a text."""
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise UserError(
             "the tokenizer has no padding or no end-of-text token; "
@@ -323,7 +324,7 @@ def score(
     """
     if len(prompts) != len(responses):
         raise UserError(f"{len(prompts)} prompts but {len(responses)} responses to score.")
-    _check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer)
     limit = min(max_length or 1 << 30, _position_limit(model) or 1 << 30)
     texts = [encode(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -626,7 +627,7 @@ def train_reward_model(
     Raises UserError for bad pairs, a tokenizer without padding token, a `max_length` beyond the
     model's positions, and a loss that is not finite (naming the rows of its batch).
     """
-    _check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer)
     limit = _position_limit(model)
     if limit is not None and max_length > limit:
         raise UserError(
@@ -639,10 +640,66 @@ def train_reward_model(
     if share_prompts is None:
         share_prompts = can_share_prompts(model)
     collate = collate_shared if share_prompts else collate_pairs
-    steps_per_epoch = math.ceil(math.ceil(len(train) / batch_size) / gradient_accumulation)
-    steps = max(1, math.ceil(steps_per_epoch * epochs))
+    arguments = training_arguments(
+        model,
+        folder,
+        rows=len(train),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_share=warmup_share,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        gradient_accumulation=gradient_accumulation,
+        evaluations=evaluations,
+        bf16=bf16,
+        seed=seed,
+        report_to=report_to,
+    )
+    stopping = [EarlyStoppingCallback(patience)] if patience else []
+    trainer = PairTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
+        compute_metrics=_pair_metrics,
+        callbacks=[*stopping, *callbacks],
+        loss_fn=loss_fn,
+        pool_fn=pool_fn,
+        margin=margin,
+        share_prompts=share_prompts,
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoints = list(Path(folder).glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
+    model.eval()
+    pairs_per_step = batch_size * gradient_accumulation
+    return _history(trainer.state.log_history, pairs_per_step, round(len(train) * epochs))
+
+
+def training_arguments(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    rows: int,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    warmup_share: float,
+    weight_decay: float,
+    max_grad_norm: float,
+    gradient_accumulation: int,
+    evaluations: int,
+    bf16: bool,
+    seed: int,
+    report_to: str | Sequence[str],
+) -> TrainingArguments:
+    """Arguments of `transformers.Trainer`: cosine decay after warm-up, evaluation and checkpoint
+    at the same steps, the checkpoint with the lowest validation loss put back at the end."""
+    steps = math.ceil(math.ceil(rows / batch_size) / gradient_accumulation * epochs)
     every = max(1, math.ceil(steps / evaluations))
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2 * batch_size,
@@ -672,26 +729,6 @@ def train_reward_model(
         report_to=report_to if isinstance(report_to, str) else list(report_to),
         log_level="error",
     )
-    stopping = [EarlyStoppingCallback(patience)] if patience else []
-    trainer = PairTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
-        compute_metrics=_pair_metrics,
-        callbacks=[*stopping, *callbacks],
-        loss_fn=loss_fn,
-        pool_fn=pool_fn,
-        margin=margin,
-        share_prompts=share_prompts,
-    )
-    trainer.remove_callback(PrinterCallback)
-    checkpoints = list(Path(folder).glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
-    model.eval()
-    pairs_per_step = batch_size * gradient_accumulation
-    return _history(trainer.state.log_history, pairs_per_step, round(len(train) * epochs))
 
 
 def _history(log: Sequence[dict], pairs_per_step: int, most: int) -> list[dict]:

@@ -37,8 +37,7 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+def make_tokenizer():
     vocab = {word: i for i, word in enumerate(["<unk>", "<eos>", "<pad>", *WORDS])}
     inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -47,10 +46,15 @@ def tokenizer():
     )
 
 
-def make_model(tokenizer, kind="gpt2", seed=0):
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def make_model(tokenizer, kind="gpt2", seed=0, num_labels=1):
     torch.manual_seed(seed)
     config = type(CONFIGS[kind])(**CONFIGS[kind].to_dict())
-    config.num_labels, config.vocab_size = 1, len(tokenizer)
+    config.num_labels, config.vocab_size = num_labels, len(tokenizer)
     config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     config.bos_token_id = tokenizer.eos_token_id
     return AutoModelForSequenceClassification.from_config(config).eval()

@@ -1,0 +1,85 @@
+"""Comparison classifiers with ties, and ties from a reward model."""
+
+import math
+
+import numpy as np
+import pytest
+from test_reward import make_model, make_pairs, make_tokenizer
+
+from helpers import comparison
+from helpers.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def make_rows(n, seed=0):
+    """"good" wins against "bad", and two times "fine" is a tie."""
+    rng = np.random.default_rng(seed)
+    words = {"a": ("good", "bad"), "b": ("bad", "good"), "tie": ("fine", "fine")}
+    rows = []
+    for pair in make_pairs(n, seed):
+        winner = str(rng.choice(["a", "b", "tie"]))
+        first, second = (f"{word} {rng.choice(['yes', 'maybe'])}" for word in words[winner])
+        rows.append({"prompt": pair["prompt"], "winner": winner, "response_a": first,
+                     "response_b": second})
+    return rows
+
+
+def test_encoding_holds_prompt_and_both_responses_each_with_its_end(tokenizer):
+    row = make_rows(1)[0]
+    ids = comparison.encode_comparisons(tokenizer, [row], 64)[0]["ids"]
+    assert ids.count(tokenizer.eos_token_id) == 2 and ids[-1] == tokenizer.eos_token_id
+    text = " ".join((row["prompt"], row["response_a"], "<eos>", row["response_b"], "<eos>"))
+    assert tokenizer.decode(ids) == text
+
+
+def test_bad_comparisons_are_named(tokenizer):
+    rows = make_rows(3)
+    with pytest.raises(UserError, match="comparison 1: the winner is 'c'; it must be a, b or tie"):
+        comparison.encode_comparisons(tokenizer, [rows[0], rows[1] | {"winner": "c"}], 64)
+    with pytest.raises(UserError, match="comparison 0: response_b is empty"):
+        comparison.encode_comparisons(tokenizer, [rows[0] | {"response_b": " "}], 64)
+    with pytest.raises(UserError, match="none of the 3 comparisons fits"):
+        comparison.encode_comparisons(tokenizer, rows, 4)
+
+
+def test_training_learns_wins_and_ties_and_the_order_has_no_say(tokenizer, tmp_path):
+    model = make_model(tokenizer, num_labels=3)
+    for module in model.modules():
+        if hasattr(module, "p"):
+            module.p = 0.0
+    rows, test = make_rows(300), make_rows(80, seed=1)
+    history = comparison.train_comparison_model(
+        model, tokenizer, rows, test, tmp_path, epochs=6, learning_rate=1e-2, max_length=64
+    )
+    assert history[0]["loss"] == pytest.approx(math.log(3), abs=0.3)
+    probabilities = comparison.compare(model, tokenizer, test, 64)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    winners = [comparison.WINNERS[i] for i in probabilities.argmax(axis=1)]
+    assert np.mean([w == row["winner"] for w, row in zip(winners, test, strict=True)]) > 0.85
+    other = comparison.compare(model, tokenizer, comparison.swapped(test), 64)
+    np.testing.assert_allclose(other[:, [1, 0, 2]], probabilities, atol=1e-6)
+
+
+def test_davidson_keeps_the_odds_of_bradley_terry():
+    margins = np.array([-2.0, 0.0, 1.0])
+    without = comparison.davidson(margins, 0.0)
+    np.testing.assert_allclose(without[:, 0], 1 / (1 + np.exp(-margins)), atol=1e-9)
+    with_ties = comparison.davidson(margins, 0.7)
+    np.testing.assert_allclose(np.log(with_ties[:, 0] / with_ties[:, 1]), margins)
+    assert with_ties[:, 2].argmax() == 1  # ties are likeliest between equals
+
+
+def test_the_fitted_tie_recovers_the_one_that_made_the_data():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 1.5, 20_000)
+    probabilities = comparison.davidson(margins, 0.8)
+    winners = [comparison.WINNERS[rng.choice(3, p=p)] for p in probabilities]
+    assert comparison.fit_tie(margins, winners) == pytest.approx(0.8, rel=0.1)
+
+
+def test_log_loss_of_knowing_nothing_is_log_three():
+    assert comparison.log_loss(np.full((4, 3), 1 / 3), list("abab")) == pytest.approx(math.log(3))
