@@ -373,8 +373,9 @@ def reward_function(
     model: nn.Module, tokenizer, batch_size: int = 64
 ) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """A function from prompts and responses to normalised rewards (n,)."""
-    mean = getattr(model.config, "reward_mean", 0.0)
-    std = getattr(model.config, "reward_std", 1.0)
+    mean, std = (getattr(model.config, name, None) for name in ("reward_mean", "reward_std"))
+    if mean is None or std is None:
+        raise UserError("this reward model has no scale yet; call reward.set_normalisation first.")
 
     def rewards(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         return normalise(score(model, tokenizer, prompts, responses, batch_size), mean, std)
@@ -387,9 +388,15 @@ def load_reward_function(settings) -> Callable[[Sequence[str], Sequence[str]], n
 
     Rewards are normalised: mean 0 and variance 1 on samples of the reference (SFT) policy.
     """
+    from helpers.course import stage_info
     from helpers.models import load_stage
 
     model, tokenizer = load_stage(settings, "reward_model")
+    if getattr(model.config, "reward_std", None) is None:
+        # Adapters are saved without the model's configuration, so the stage keeps the scale too.
+        metrics = (stage_info("reward_model", settings) or {}).get("metrics", {})
+        model.config.reward_mean = metrics.get("reward_mean")
+        model.config.reward_std = metrics.get("reward_std")
     return reward_function(model, tokenizer)
 
 
@@ -617,10 +624,10 @@ def train_reward_model(
     train_pairs, validation_pairs: dictionaries `prompt, chosen, rejected` and optionally `margin`
     (in units of reward, added to the constant `margin`). Checkpoints go to `folder`; with
     `resume` training goes on from the last one there. `evaluations` is the number of times the
-    validation loss is taken; `patience` stops after so many evaluations without a better one.
-    `share_prompts` computes a pair's prompt once (`collate_shared`); by default wherever the model
-    allows it. `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the
-    reader's own.
+    validation loss is taken (0: never, no checkpoints, and the last weights stay); `patience`
+    stops after so many evaluations without a better one. `share_prompts` computes a pair's prompt
+    once (`collate_shared`); by default wherever the model allows it.
+    `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the reader's.
 
     Returns the history: one dictionary per evaluation with `step`, `pairs` (seen so far),
     `train_loss` (mean since the row before; absent before training), `loss`, `accuracy`, `margin`.
@@ -696,9 +703,10 @@ def training_arguments(
     report_to: str | Sequence[str],
 ) -> TrainingArguments:
     """Arguments of `transformers.Trainer`: cosine decay after warm-up, evaluation and checkpoint
-    at the same steps, the checkpoint with the lowest validation loss put back at the end."""
+    at the same steps, the checkpoint with the lowest validation loss put back at the end. With
+    `evaluations` 0 there are neither, and the last weights stay."""
     steps = math.ceil(math.ceil(rows / batch_size) / gradient_accumulation * epochs)
-    every = max(1, math.ceil(steps / evaluations))
+    every = max(1, math.ceil(steps / max(evaluations, 1)))
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=batch_size,
@@ -713,13 +721,14 @@ def training_arguments(
         bf16=bf16,
         use_cpu=next(model.parameters()).device.type == "cpu",
         seed=seed,
-        eval_strategy="steps",
+        eval_strategy="steps" if evaluations else "no",
         eval_steps=every,
-        eval_on_start=True,
+        eval_on_start=evaluations > 0,
         logging_steps=every,
+        save_strategy="steps" if evaluations else "no",
         save_steps=every,
         save_total_limit=2,
-        load_best_model_at_end=True,
+        load_best_model_at_end=evaluations > 0,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         remove_unused_columns=False,

@@ -256,6 +256,8 @@ def test_long_texts_are_cut_from_the_left(tokenizer):
 def test_normalised_rewards_have_mean_zero_and_variance_one(tokenizer, tmp_path):
     model, pairs = make_model(tokenizer), make_pairs(40)
     prompts, texts = [p["prompt"] for p in pairs], [p["chosen"] for p in pairs]
+    with pytest.raises(UserError, match="no scale yet"):
+        reward.reward_function(model, tokenizer)
     reward.set_normalisation(model, reward.score(model, tokenizer, prompts, texts))
     model.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
@@ -362,6 +364,32 @@ def test_a_killed_run_resumes_to_the_same_weights(tokenizer, tmp_path):
                        resume=True)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_lora_keeps_its_head_when_saved_and_loaded_again(tokenizer, tmp_path):
+    from peft import AutoPeftModelForSequenceClassification
+
+    from helpers import models
+    from helpers.profiles import load_profile
+
+    make_model(tokenizer).save_pretrained(tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = models.add_lora(base, load_profile("embedded"), task="SEQ_CLS")
+    frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    head = model.score.weight.clone()
+    train(tokenizer, tmp_path / "run", model=model, pairs=make_pairs(32), epochs=1)
+    assert all(torch.equal(p, dict(model.named_parameters())[n]) for n, p in frozen.items())
+    assert not torch.equal(model.score.weight, head)
+    model.save_pretrained(tmp_path / "adapter")
+    again = AutoPeftModelForSequenceClassification.from_pretrained(
+        tmp_path / "adapter", num_labels=1
+    )
+    pairs = make_pairs(6, seed=2)
+    for before, after in zip(
+        reward.score_pairs(model, tokenizer, pairs), reward.score_pairs(again, tokenizer, pairs),
+        strict=True,
+    ):
+        np.testing.assert_allclose(after, before, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_the_rows(tokenizer, tmp_path):
