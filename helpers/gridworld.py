@@ -275,8 +275,8 @@ def follow(
 
 def walk_of(grid: GridMap, cells: list[tuple[int, int]], made: list[tuple[int, int]]) -> Walk:
     """Gather a walk's features from its moves (state, action)."""
-    features = moves(grid)[1]
-    total = np.sum([features[move] for move in made], axis=0) if made else np.zeros(len(FEATURES))
+    states, actions = np.array(made, dtype=int).reshape(-1, 2).T
+    total = moves(grid)[1][states, actions].sum(axis=0)
     return Walk(cells, made, total, cells[-1] == grid.goal)
 
 
@@ -311,6 +311,14 @@ def sample_moves(grids: Sequence[GridMap], count: int, rng: np.random.Generator)
                 features = moves(grids[number])[1][state, action]
                 chosen.append(Move(number, grids[number], state, action, features))
     return chosen
+
+
+def describe_walk(walk: Walk, name: str) -> str:
+    """A walk in words, as somebody who compares two of them reads it."""
+    f = walk.features
+    end = "arrives" if walk.success else "does not arrive"
+    view = ", passes the view" if f[SCENIC] else ""
+    return f"The {name} walk: {walk.steps} moves, {f[MUDDY]:.0f} into mud{view}; it {end}."
 
 
 def describe_move(move: Move) -> tuple[str, str]:
@@ -424,21 +432,27 @@ def picture(
     cell: tuple[int, int] | None = None,
     action: int | None = None,
     scale: int = 24,
+    walks: Sequence[Walk] = (),
 ) -> np.ndarray:
     """The map as an image, (n * scale, n * scale, 3) uint8.
 
-    A green square is the goal, an orange disc the walker, and a blue triangle the move it is about
-    to make.
+    A golden square is the goal, an orange disc the walker, and a blue triangle the move it is about
+    to make. The first of `walks` is drawn as a blue line, the second as a red one.
     """
     image = COLOURS[grid.terrain].repeat(scale, 0).repeat(scale, 1)
     image[::scale], image[:, ::scale] = 215, 215
+    for walk, colour, shift in zip(walks, ((0, 114, 178), (213, 94, 0)), (-2, 2), strict=False):
+        centres = np.array(walk.cells) * scale + scale // 2 + shift
+        for one, other in zip(centres, centres[1:], strict=False):
+            low, high = np.minimum(one, other) - 1, np.maximum(one, other) + 2
+            image[low[0]:high[0], low[1]:high[1]] = colour
     y, x = np.mgrid[:scale, :scale] / scale - 0.5
 
     def paint(where, mask, colour):
         r, c = where[0] * scale, where[1] * scale
         image[r:r + scale, c:c + scale][mask] = colour
 
-    paint(grid.goal, np.maximum(abs(x), abs(y)) < 0.36, (0, 158, 115))
+    paint(grid.goal, np.maximum(abs(x), abs(y)) < 0.36, (184, 134, 11))
     if cell is not None:
         paint(cell, x**2 + y**2 < 0.13, (230, 120, 0))
     if cell is not None and action is not None:

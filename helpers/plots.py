@@ -201,8 +201,9 @@ def grid_walks(panels, *, columns: int = 3, size: float = 2.7):
     handles += [plt.Line2D([], [], color=c, lw=2.2, label=label) for label, c in labels.items()]
     handles.append(plt.Line2D([], [], color="#B8860B", marker="*", ls="", ms=11, mec="black",
                               mew=0.6, label="goal"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4 + columns),
-                  fontsize=9, handlelength=1.4)
+    lines_of_legend = 1 if len(handles) <= 2 * columns + 2 else 2
+    figure.legend(handles=handles, loc="outside lower center", fontsize=9, handlelength=1.4,
+                  ncols=-(-len(handles) // lines_of_legend))
     return figure
 
 
@@ -221,6 +222,24 @@ def walk_film(grid, walk, times: Sequence[int], *, title: str = ""):
         axis.set(title=f"move {time}", xticks=[], yticks=[])
         axis.title.set_fontsize(9)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def rated_moves(moves, ratings: Sequence[int], *, source: str = "human"):
+    """Pictures of moves side by side, each with what it does and how a `source` rater rated it."""
+    import textwrap
+
+    import matplotlib.pyplot as plt
+
+    from helpers import gridworld
+
+    figure, axes = plt.subplots(1, len(moves), figsize=(2.0 * len(moves), 2.75))
+    for axis, move, rating in zip(np.atleast_1d(axes), moves, ratings, strict=True):
+        cell = gridworld.cell_of(move.grid, move.state)
+        axis.imshow(gridworld.picture(move.grid, cell, move.action, scale=16))
+        words = textwrap.fill(gridworld.describe_move(move)[1], 22)
+        axis.set(xticks=[], yticks=[], title=words, xlabel=f"{rating} of 5 ({source})")
+        axis.title.set_fontsize(8.5)
     return figure
 
 

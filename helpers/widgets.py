@@ -57,7 +57,8 @@ class FeedbackPanel(widgets.VBox):
         self.undo_button.on_click(lambda _: self.undo())
         self.shortcuts.observe(self._on_keys, "value")
         super().__init__([
-            widgets.HBox([self.progress, self.count, widgets.HTML(STYLE)]), self.picture, self.prompt, *controls,
+            widgets.HBox([self.progress, self.count, widgets.HTML(STYLE)]), self.picture,
+            self.prompt, *controls,
             widgets.HBox([self.skip_button, self.undo_button, self.shortcuts]), self.status])
         self._resume()
         self._show()

@@ -296,7 +296,7 @@ def test_feedback_reaches_the_goal_on_new_maps_and_beats_the_cost(learn_from):
 def test_a_picture_shows_walker_goal_and_move(room):
     image = gw.picture(room, (2, 2), action=1, scale=20)
     assert image.shape == (120, 120, 3) and image.dtype == np.uint8
-    assert image[110, 110].tolist() == [0, 158, 115]
+    assert image[110, 110].tolist() == [184, 134, 11]
     assert image[50, 44].tolist() == [230, 120, 0]
     assert image[50, 54].tolist() == [0, 114, 178]
     assert gw.png(image)[:4] == b"\x89PNG" and len(gw.png(image)) < 3000

@@ -80,8 +80,9 @@ def lab(tmp_path_factory):
     log = open(folder / "lab.log", "wb")
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", *root, "--ServerApp.ip=127.0.0.1",
-         f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"],
+        [sys.executable, "-m", "jupyterlab", "--no-browser", *root, f"--ServerApp.port={port}",
+         "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0",
+         f"--ServerApp.root_dir={folder}"],
         env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/status?token={token}"), 120,
