@@ -37,9 +37,9 @@ SIZES = {
     "preferences": {"train": 8000, "validation": 500, "test": 4000},
 }
 # The base model reads more than is shipped: its corpus is generated and not kept.
-CORPUS = {"reviews": 16000, "dialogues": 16000}
-BASE_TOKENS = 5_000_000
-SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "tokens": 2_000_000}
+CORPUS = {"reviews": 10000, "dialogues": 50000}
+BASE_TOKENS = 6_500_000
+SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "tokens": 1_000_000}
 SEED_OF_KIND = {"reviews": 1, "dialogues": 2, "demonstrations": 3, "preferences": 4}
 
 
@@ -234,7 +234,8 @@ def make_models(out: Path, seed: int, scale: float) -> None:
         texts = [r["text"] for r in
                  make_reviews(counts["reviews"], stream("reviews", seed) + 50, split)]
         texts += [as_prose(d["messages"]) for d in
-                  make_dialogues(counts["dialogues"], stream("dialogues", seed) + 50, split)]
+                  make_dialogues(counts["dialogues"], stream("dialogues", seed) + 50, split)
+                  if d["quality"]["relevance"] == 2]  # most written answers are to the point
         return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
 
     texts, unseen = corpus("train", max(scale, 0.05)), corpus("validation", 0.02)

@@ -90,7 +90,8 @@ def parse_hh(text: str) -> tuple[list[dict[str, str]], str]:
         raise ValueError("the text has no 'Assistant:' turn")
     messages = []
     for match in re.finditer(
-        r"(?:\n\n|^)(Human|Assistant): ?(.*?)(?=\n\nHuman:|\n\nAssistant:|\Z)", text[:cut], re.DOTALL
+        r"(?:\n\n|^)(Human|Assistant): ?(.*?)(?=\n\nHuman:|\n\nAssistant:|\Z)", text[:cut],
+        re.DOTALL,
     ):
         role = "user" if match.group(1) == "Human" else "assistant"
         messages.append({"role": role, "content": match.group(2).strip()})

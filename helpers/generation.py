@@ -28,7 +28,7 @@ class Rollout:
     - ``prompt_ids``, ``prompt_mask``: (n, P), padded on the left;
     - ``response_ids``, ``response_mask``: (n, T), padded on the right; the end-of-text token of a
       finished response is inside the mask;
-    - ``logprobs``: (n, T), nats, natural log of the probability of each sampled token, 0 at padding;
+    - ``logprobs``: (n, T), log-probability of each sampled token in nats, 0 at padding;
     - ``texts``: the responses as strings, without special tokens, white space untouched;
     - ``finished``: (n,), whether the row ended with end-of-text within the allowed length.
     """

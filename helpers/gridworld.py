@@ -214,14 +214,15 @@ def wander(grid, start, rng, score, temperature=1.0, max_steps=MAX_STEPS):
     The walk ends at the goal, after `max_steps`, or where no move is allowed.
     """
     following = moves(grid)[0]
+    odds = np.exp((score - score.max(axis=1, keepdims=True)) / temperature).clip(1e-12)
     state, cells, made = state_of(grid, start), [tuple(start)], []
     while len(made) < max_steps and cells[-1] != grid.goal:
         targets = [cell_of(grid, s) for s in following[state]]
         allowed = [a for a in range(4) if targets[a] not in cells]
         if not allowed:
             break
-        odds = np.exp((score[state, allowed] - score[state, allowed].max()) / temperature).cumsum()
-        action = allowed[int(np.searchsorted(odds, rng.random() * odds[-1]))]
+        shares = odds[state, allowed].cumsum()
+        action = allowed[int(np.searchsorted(shares, rng.random() * shares[-1]))]
         made.append((int(state), action))
         cells.append(targets[action])
         state = following[state, action]

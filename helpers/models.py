@@ -45,8 +45,8 @@ def device(settings: Settings) -> torch.device:
         UserError: a GPU is asked for and none is there.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but PyTorch sees no GPU; set device=cpu, or in Colab choose "
-                        "Runtime > Change runtime type > GPU.")
+        raise UserError("device is cuda, but PyTorch sees no GPU; set device=cpu, or in Colab "
+                        "choose Runtime > Change runtime type > GPU.")
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(settings.device)
@@ -573,7 +573,7 @@ def _optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.Opti
 
 
 def _compiled(loss_of: Any, model: nn.Module, first: Any) -> Any:
-    """The loss as one compiled graph, half as fast again, or as it is where no compiler is found."""
+    """The loss as one compiled graph, or as it is where no working compiler is found."""
     try:
         fast = torch.compile(loss_of, dynamic=False)
         fast(model, first)

@@ -186,7 +186,8 @@ def _override(tree: dict[str, Any], key: str, value: Any, where: str = "override
 
 def _checked(key: str, value: Any, default: Any, where: str) -> Any:
     if key in CHOICES and value not in CHOICES[key]:
-        raise UserError(f"{where}: {key} is {value!r}; it must be one of {', '.join(CHOICES[key])}.")
+        known = ", ".join(CHOICES[key])
+        raise UserError(f"{where}: {key} is {value!r}; it must be one of {known}.")
     optional = default is None or key in OPTIONAL_NUMBERS
     if value is None:
         if optional:

@@ -165,6 +165,16 @@ def test_paths_are_made_absolute_and_words_are_left(tmp_path, monkeypatch):
         "models.base": "embedded", "models.classifier": "owner/name", "ppo.kl_coef": 0.1}
 
 
+def test_a_goal_is_judged_and_shown_but_fails_nothing(notebook_tree, out, capsys):
+    notebook_tree("01_first", RECORD)
+    expected = notebook_tree.folder / "expected.yaml"
+    expected.write_text("01_first: {bounds: [accuracy > 0.5], goals: [accuracy >= 0.9]}\n")
+    assert start([], out, enforce=True) == 0
+    assert "goal, NOT REACHED (0.8 >= 0.9)" in capsys.readouterr().out
+    expected.write_text("01_first: {bounds: [accuracy >= 0.9]}\n")
+    assert start([], out, enforce=True) == 1
+
+
 def test_bounds_are_comparisons_of_metrics():
     metrics = {"a": 2.0, "b": 1.0, "lost": None}
     assert bounds.check("a - b >= 0.5 * a", metrics) == (True, "1 >= 1")

@@ -117,7 +117,7 @@ def test_best_of_n_equals_the_mean_over_all_subsets():
 def test_best_of_n_kl_is_the_kl_of_the_best_rank_among_n_uniform_draws():
     assert ev.best_of_n_kl(1) == 0
     for n in (2, 5, 16):
-        # The best of n uniform draws has density n u^(n-1); its KL from the uniform is the integral.
+        # The best of n uniform draws has density n u^(n-1); its KL is the integral below.
         u = np.linspace(0, 1, 200_001)[1:]
         density = n * u ** (n - 1)
         assert ev.best_of_n_kl(n) == pytest.approx(

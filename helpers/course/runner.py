@@ -131,7 +131,8 @@ def run(
     if last["status"] == "failed":
         _say("\n" + failure(last["notebook"], last["error"]), sys.stderr)
         return 2 if last["error"]["kind"] == "UserError" else 1
-    broken = [(r["notebook"], b) for r in rows for b in r.get("bounds", []) if not b["ok"]]
+    broken = [(r["notebook"], b) for r in rows for b in r.get("bounds", [])
+              if not b["ok"] and not b["goal"]]
     if broken and enforce:
         for stem, bound in broken:
             _say(f"{stem}: {bound['bound']} does not hold: {bound['detail']}.", sys.stderr)
@@ -220,8 +221,8 @@ def _table(rows: list[dict[str, Any]], judged: bool, seconds: float) -> None:
         wide = max(len(b["bound"]) for _, b in checks)
         _say(f"\nno.  {'bound':<{wide}}  verdict")
     for number, bound in checks:
-        _say(f"{number}   {bound['bound']:<{wide}}  "
-             f"{'ok' if bound['ok'] else 'MISSED'} ({bound['detail']})")
+        verdict = "ok" if bound["ok"] else "goal, NOT REACHED" if bound["goal"] else "MISSED"
+        _say(f"{number}   {bound['bound']:<{wide}}  {verdict} ({bound['detail']})")
     if not judged:
         _say("\nNo bounds apply: they belong to the embedded profile without overrides.")
 
