@@ -163,16 +163,17 @@ class RatingPanel(FeedbackPanel):
         self.dimensions, self.autosave = tuple(dimensions), autosave
         self.response = _text_area("Response")
         self.toggles = {name: widgets.ToggleButtons(
-            options=[1, 2, 3, 4, 5], value=None, description=name,
+            options=[1, 2, 3, 4, 5], value=None, style={"button_width": "44px"},
             tooltips=[f"{name}: {n} of 5" for n in range(1, 6)],
-            style={"button_width": "44px", "description_width": "90px"}, layout=FULL,
         ) for name in self.dimensions}
+        rows = [widgets.HBox([widgets.HTML(html.escape(name), layout={"width": "90px"}), toggle])
+                for name, toggle in self.toggles.items()]
         self.save_button = widgets.Button(description="Save and next", button_style="primary")
         self.save_button.on_click(lambda _: self.save())
         for toggle in self.toggles.values():
             toggle.observe(self._on_toggle, "value")
         super().__init__(items, store, annotator, source, task,
-                         [self.response, *self.toggles.values(), self.save_button],
+                         [self.response, *rows, self.save_button],
                          f"{len(self.dimensions)} digits 1-5, s, u")
 
     def rate(self, ratings: Mapping[str, int]) -> None:
@@ -199,7 +200,6 @@ class RatingPanel(FeedbackPanel):
         if self._busy or change["new"] is None:
             return
         complete = all(toggle.value is not None for toggle in self.toggles.values())
-        self.save_button.disabled = not complete or self.current is None
         if complete and self.autosave:
             self.save()
 
@@ -222,7 +222,8 @@ class RatingPanel(FeedbackPanel):
         for toggle in self.toggles.values():
             toggle.value = None
             toggle.disabled = item is None
-        self.save_button.disabled = True
+        # Never disabled for want of a value: somebody quick at the Tab key would pass over it.
+        self.save_button.disabled = item is None
 
     def _key_of(self, item: Item):
         return str(item["prompt"]), str(item["response"])

@@ -148,7 +148,7 @@ def area(page, description):
 
 
 def toggle(page, dimension, value):
-    group = page.locator(".widget-toggle-buttons").filter(has_text=dimension)
+    group = page.locator(".widget-hbox").filter(has_text=dimension)
     return group.get_by_role("button", name=str(value), exact=True)
 
 
@@ -160,6 +160,8 @@ def shows(page, description, start):
 
 def test_rating_by_mouse_and_keyboard_with_a_reload_between(lab, page):
     """One story from the first click to the last stored row; about half a minute."""
+    from playwright.sync_api import expect
+
     url, folder = lab
     store = RatingStore(folder / "ratings.jsonl")
     page.goto(url)
@@ -184,6 +186,8 @@ def test_rating_by_mouse_and_keyboard_with_a_reload_between(lab, page):
     toggle(page, "coherence", 1).focus()
     for place in range(4):
         page.keyboard.press("Space" if place % 2 else "Enter")
+        if place == 3:  # the button wakes when the kernel has heard of the last rating
+            expect(page.get_by_role("button", name="Save and next")).to_be_enabled()
         for _ in range(5):
             page.keyboard.press("Tab")
     page.keyboard.press("Enter")
