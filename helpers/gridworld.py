@@ -442,7 +442,7 @@ def picture(
     """
     image = COLOURS[grid.terrain].repeat(scale, 0).repeat(scale, 1)
     image[::scale], image[:, ::scale] = 215, 215
-    for walk, colour, shift in zip(walks, ((0, 114, 178), (213, 94, 0)), (-2, 2), strict=False):
+    for walk, colour, shift in zip(walks, ((0, 114, 178), (200, 30, 60)), (-2, 2), strict=False):
         centres = np.array(walk.cells) * scale + scale // 2 + shift
         for one, other in zip(centres, centres[1:], strict=False):
             low, high = np.minimum(one, other) - 1, np.maximum(one, other) + 2

@@ -49,7 +49,8 @@ class FeedbackPanel(widgets.VBox):
         self.count = widgets.HTML()
         self.status = widgets.HTML()
         self.prompt = _text_area("Prompt")
-        self.picture = widgets.Image(format="png")
+        self.picture = widgets.Image(
+            format="png", layout={"align_self": "flex-start", "max_width": "100%"})
         self.skip_button = widgets.Button(description="Skip (s)", tooltip="Come back to it later")
         self.undo_button = widgets.Button(description="Undo (u)", tooltip="Take the last one back")
         self.shortcuts = widgets.Text(description="Keys:", placeholder=hint)
@@ -63,7 +64,8 @@ class FeedbackPanel(widgets.VBox):
         self._resume()
         self._show()
 
-    # ---- what a subclass fills in: _key_of(item), _key_of_row(row), _fill(item), _press(keys)
+    # What a subclass fills in: _key_of(item), _key_of_row(row), _fill(item), and _press(keys),
+    # which obeys the first command among the keys and returns how many of them it used up.
 
     def __repr__(self) -> str:
         return (f"{type(self).__name__}: {self.done} of {len(self.items)} done, "
@@ -145,15 +147,20 @@ class FeedbackPanel(widgets.VBox):
 
     def _on_keys(self, change: Mapping[str, Any]) -> None:
         text = change["new"]
-        if self._busy or not text:
+        if self._busy:
             return
-        # Keys used up come back in front of the next one when it is typed before the browser has
-        # emptied the field.
-        fresh = text.removeprefix(self._typed) if len(text) > len(self._typed) else text
-        self._typed = ""
-        if self._press(fresh.strip().lower()):
-            self._typed = text
-            self.shortcuts.value = ""
+        # Keys used up come back in front of new ones that were typed before the browser emptied
+        # the field; several keys may arrive at once.
+        if len(text) <= len(self._typed) or not text.startswith(self._typed):
+            self._typed = ""
+        rest = fresh = text[len(self._typed):]
+        while rest and (used := self._press(rest.lower())):
+            rest = rest[used:]
+        if len(rest) < len(fresh):
+            self._typed = text[:len(text) - len(rest)]
+            self._busy = True
+            self.shortcuts.value = rest
+            self._busy = False
 
 
 class RatingPanel(FeedbackPanel):
@@ -174,7 +181,7 @@ class RatingPanel(FeedbackPanel):
             toggle.observe(self._on_toggle, "value")
         super().__init__(items, store, annotator, source, task,
                          [self.response, *rows, self.save_button],
-                         f"{len(self.dimensions)} digits 1-5, s, u")
+                         "1-5 for each, s, u")
 
     def rate(self, ratings: Mapping[str, int]) -> None:
         """Set the values from code and save, through the callbacks a mouse would trigger."""
@@ -203,19 +210,26 @@ class RatingPanel(FeedbackPanel):
         if complete and self.autosave:
             self.save()
 
-    def _press(self, keys: str) -> bool:
-        if keys[-1:] in ("s", "u"):
-            (self.skip if keys.endswith("s") else self.undo)()
-            return True
-        digits = [int(key) for key in keys if key in "12345"][:len(self.dimensions)]
-        for name, value in zip(self.dimensions, digits, strict=False):
-            self._busy = True
-            self.toggles[name].value = value
-            self._busy = False
-        if len(digits) == len(self.dimensions):
-            self.save()
-            return True
-        return False
+    def _press(self, keys: str) -> int:
+        digits: list[int] = []
+        for used, key in enumerate(keys, 1):
+            if key in "su":
+                (self.skip if key == "s" else self.undo)()
+                return used
+            if key in "12345":
+                digits.append(int(key))
+            if len(digits) == len(self.dimensions):
+                self._set(digits)
+                self.save()
+                return used
+        self._set(digits)
+        return 0
+
+    def _set(self, digits: Sequence[int]) -> None:
+        self._busy = True
+        for toggle, value in zip(self.toggles.values(), digits, strict=False):
+            toggle.value = value
+        self._busy = False
 
     def _fill(self, item: Item | None) -> None:
         _set_text(self.response, str(item["response"]) if item else "")
@@ -270,14 +284,12 @@ class ComparisonPanel(FeedbackPanel):
             str(self.current["prompt"]), text_a, text_b, preference, annotator=self.annotator,
             source=self.source, model_a=model_a, model_b=model_b, task=self.task))
 
-    def _press(self, keys: str) -> bool:
-        if keys[-1:] in ("s", "u"):
-            (self.skip if keys.endswith("s") else self.undo)()
-        elif keys[-1:] in ("a", "b", "t"):
-            self.choose("tie" if keys.endswith("t") else keys[-1])
-        else:
-            return False
-        return True
+    def _press(self, keys: str) -> int:
+        if keys[0] in "su":
+            (self.skip if keys[0] == "s" else self.undo)()
+        elif keys[0] in "abt":
+            self.choose("tie" if keys[0] == "t" else keys[0])
+        return 1
 
     def _fill(self, item: Item | None) -> None:
         pair = self.shown() or (("", ""), ("", ""))

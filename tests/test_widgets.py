@@ -149,6 +149,19 @@ def test_the_same_key_twice_rates_twice(store):
     assert len(store.rows()) == 2
 
 
+def test_keys_that_arrive_together_all_count(store):
+    one = rate_responses(ITEMS, store, dimensions=["move"], autosave=True)
+    one.shortcuts.value = "4"
+    one.shortcuts.value = "421"
+    assert [row["ratings"]["move"] for row in store.rows()] == [4, 2, 1]
+    four = rate_responses(ITEMS, store, task="four")
+    four.shortcuts.value = "4321s54"
+    assert four.response.value == "response 2" and four.shortcuts.value == "54"
+    assert [t.value for t in four.toggles.values()] == [5, 4, None, None]
+    four.shortcuts.value = "5432"
+    assert list(store.rows(task="four")[1]["ratings"].values()) == [5, 4, 3, 2]
+
+
 def test_keys_skip_and_undo(store):
     panel = rate_responses(ITEMS, store)
     panel.shortcuts.value = "1111"

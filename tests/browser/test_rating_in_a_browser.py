@@ -207,8 +207,8 @@ def story(lab, page):
     assert store.rows()[1]["ratings"] == dict.fromkeys(DIMENSIONS, 1)
 
     # By the keys field, fast.
-    page.get_by_placeholder("digits 1-5").focus()
-    page.keyboard.type("3333", delay=30)
+    page.get_by_placeholder("1-5 for each").focus()
+    page.keyboard.type("3333", delay=20)
     shows(page, "Response", "response 3")
     assert store.rows()[2]["ratings"] == dict.fromkeys(DIMENSIONS, 3)
     page.keyboard.type("u")
