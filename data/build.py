@@ -2,6 +2,7 @@
 
     python data/build.py                                   everything, into data/
     python data/build.py --only text                       reviews, dialogues, demonstrations
+    python data/build.py --only base                       one model; see PARTS for the others
     python data/build.py --seed 7 --split test --out DIR   a fresh split in the same schemas
 
 Texts come out byte for byte from the seed; a model comes out with the same metrics on the same
@@ -37,9 +38,11 @@ SIZES = {
     "preferences": {"train": 8000, "validation": 500, "test": 4000},
 }
 # The base model reads more than is shipped: its corpus is generated and not kept.
-CORPUS = {"reviews": 10000, "dialogues": 50000}
-BASE_TOKENS = 6_500_000
+CORPUS = {"reviews": 12000, "dialogues": 100000}
+BASE_TOKENS = 13_000_000
 SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "tokens": 1_000_000}
+# In the order in which one needs another.
+PARTS = ("text", "base", "sampler", "preferences", "classifier", "small")
 SEED_OF_KIND = {"reviews": 1, "dialogues": 2, "demonstrations": 3, "preferences": 4}
 
 
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=["train", "validation", "test", "all"], default="all")
     parser.add_argument("--out", type=Path, default=ROOT / "data")
-    parser.add_argument("--only", choices=["text", "models", "preferences"], default=None)
+    parser.add_argument("--only", choices=PARTS, default=None)
     parser.add_argument("--scale", type=float, default=1.0,
                         help="share of the rows and training tokens, for a quick trial")
     args = parser.parse_args(argv)
@@ -67,20 +70,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build(args: argparse.Namespace) -> None:
-    """Make what the arguments ask for, in the order in which one thing needs another."""
+    """Make what the arguments ask for; a fresh split outside data/ uses the shipped models."""
     splits = ["train", "validation", "test"] if args.split == "all" else [args.split]
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.only in (None, "text"):
-        for split in splits:
-            write_texts(args.out, split, args.seed, args.scale)
     home = args.out.resolve() == (ROOT / "data").resolve() or args.split == "all"
-    if home and args.only in (None, "models"):
-        make_models(args.out, args.seed, args.scale)
-    if args.only in (None, "preferences"):
-        models = args.out / "models"
-        sampler = models / "sampler" if home else ROOT / "data" / "models" / "sampler"
-        for split in splits:
-            write_preferences(args.out, split, args.seed, args.scale, sampler)
+    for part in PARTS if args.only is None else [args.only]:
+        if part == "text":
+            for split in splits:
+                write_texts(args.out, split, args.seed, args.scale)
+        elif part == "preferences":
+            models = args.out / "models" if home else ROOT / "data" / "models"
+            for split in splits:
+                write_preferences(args.out, split, args.seed, args.scale, models / "sampler")
+        elif home:
+            make_model(part, args.out, args.seed, args.scale)
 
 
 # --- texts ----------------------------------------------------------------------------------
@@ -215,51 +218,84 @@ def judge(candidates: list[dict[str, Any]], rng: np.random.Generator) -> list[di
 # --- models ---------------------------------------------------------------------------------
 
 
-def make_models(out: Path, seed: int, scale: float) -> None:
-    """Base language model, the fine-tuned sampler of on-policy pairs, and the classifier."""
+def make_model(part: str, out: Path, seed: int, scale: float) -> None:
+    """Train one model of `PARTS`, save it with its card under `out`/models."""
     import torch
-
-    from data.generator.dialogues import make_dialogues
-    from data.generator.reviews import make_reviews
-    from helpers.data import load_demonstrations, load_reviews
-    from helpers.models import count_parameters, save, train_classifier, train_from_scratch
-    from helpers.sft import response_loss, train_sft
 
     settings = load_profile("embedded", {
         "data.root": str(out), "models.scratch.tokens": int(BASE_TOKENS * scale)})
     torch.set_num_threads(settings.threads)
+    title, text, make = {
+        "base": ("Base language model", BASE_CARD, make_base),
+        "sampler": ("Sampler of the on-policy pairs", SAMPLER_CARD, make_sampler),
+        "classifier": ("Sentiment classifier", CLASSIFIER_CARD, make_classifier),
+        "small": ("Small language model", SMALL_CARD, make_small),
+    }[part]
+    from helpers.models import count_parameters, save
 
-    def corpus(split: str, share: float) -> list[str]:
-        counts = {kind: int(rows * share) for kind, rows in CORPUS.items()}
-        texts = [r["text"] for r in
-                 make_reviews(counts["reviews"], stream("reviews", seed) + 50, split)]
-        texts += [as_prose(d["messages"]) for d in
-                  make_dialogues(counts["dialogues"], stream("dialogues", seed) + 50, split)
-                  if d["quality"]["relevance"] == 2]  # most written answers are to the point
-        return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
-
-    texts, unseen = corpus("train", max(scale, 0.05)), corpus("validation", 0.02)
-    model, tokenizer, metrics = train_from_scratch(
-        texts, settings.models.scratch, seed, validation=unseen)
+    model, tokenizer, metrics = make(settings, out, seed, scale)
     metrics["parameters"] = count_parameters(model)["total"]
-    save(model, tokenizer, out / "models" / "base", half=True)
-    card(out / "models" / "base", "Base language model", BASE_CARD, metrics)
-    model = model.float()
+    save(model, tokenizer, out / "models" / part, half=True)
+    card(out / "models" / part, title, text, metrics)
+
+
+def make_base(settings: Settings, out: Path, seed: int, scale: float) -> tuple:
+    """The language model everything starts from."""
+    from helpers.models import train_from_scratch
+
+    return train_from_scratch(corpus(seed, "train", max(scale, 0.05)), settings.models.scratch,
+                              seed, validation=corpus(seed, "validation", 0.02))
+
+
+def make_sampler(settings: Settings, out: Path, seed: int, scale: float) -> tuple:
+    """The base model after fine-tuning as notebook 03 does it."""
+    from helpers.data import load_demonstrations
+    from helpers.models import load_causal
+    from helpers.sft import response_loss, train_sft
+
+    model, tokenizer = load_causal(out / "models" / "base", settings)
     rows = load_demonstrations(settings, "train", max(200, int(4000 * scale)))
     held_out = load_demonstrations(settings, "validation", settings.sft.eval_rows)
     before = response_loss(model, tokenizer, held_out)
     train_sft(model, tokenizer, rows, settings, seed=seed)
-    tuned = {"val_loss_before": before, "val_loss": response_loss(model, tokenizer, held_out)}
-    save(model, tokenizer, out / "models" / "sampler", half=True)
-    card(out / "models" / "sampler", "Sampler of the on-policy pairs", SAMPLER_CARD, tuned)
+    return model, tokenizer, {"val_loss_before": before,
+                              "val_loss": response_loss(model, tokenizer, held_out)}
 
-    classifier, wordpiece, judged = train_classifier(
-        load_reviews(settings, "train"), load_reviews(settings, "test"), settings.models.scratch,
-        seed)
-    judged["parameters"] = count_parameters(classifier)["total"]
-    save(classifier, wordpiece, out / "models" / "classifier", half=True)
-    card(out / "models" / "classifier", "Sentiment classifier", CLASSIFIER_CARD, judged)
-    make_small(out, settings, texts, unseen, tokenizer, seed)
+
+def make_classifier(settings: Settings, out: Path, seed: int, scale: float) -> tuple:
+    """The reward of notebook 06."""
+    from helpers.data import load_reviews
+    from helpers.models import train_classifier
+
+    return train_classifier(load_reviews(settings, "train"), load_reviews(settings, "test"),
+                            settings.models.scratch, seed)
+
+
+def make_small(settings: Settings, out: Path, seed: int, scale: float) -> tuple:
+    """A smaller sister of the base model, so that notebook 02 has something to choose from."""
+    from transformers import AutoTokenizer
+
+    from helpers.models import train_from_scratch
+
+    size = {f"models.scratch.{k}": v for k, v in SMALL.items()}
+    scratch = load_profile("embedded", {**settings.overrides, **size}).models.scratch
+    return train_from_scratch(corpus(seed, "train", max(scale, 0.05)), scratch, seed,
+                              validation=corpus(seed, "validation", 0.02),
+                              tokenizer=AutoTokenizer.from_pretrained(out / "models" / "base"))
+
+
+def corpus(seed: int, split: str, share: float) -> list[str]:
+    """What a base model reads: reviews, and questions with answers, in random order."""
+    from data.generator.dialogues import make_dialogues
+    from data.generator.reviews import make_reviews
+
+    counts = {kind: int(rows * share) for kind, rows in CORPUS.items()}
+    texts = [r["text"] for r in
+             make_reviews(counts["reviews"], stream("reviews", seed) + 50, split)]
+    texts += [as_prose(d["messages"]) for d in
+              make_dialogues(counts["dialogues"], stream("dialogues", seed) + 50, split)
+              if d["quality"]["relevance"] == 2]  # most written answers are to the point
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
 
 
 def as_prose(messages: list[dict[str, str]]) -> str:
@@ -268,20 +304,6 @@ def as_prose(messages: list[dict[str, str]]) -> str:
     The dialogue format is left for fine-tuning to teach, as it is with models of full size.
     """
     return "\n".join(m["content"] for m in messages)
-
-
-def make_small(out: Path, settings: Settings, texts: list[str], unseen: list[str],
-               tokenizer: Any, seed: int) -> None:
-    """A smaller sister of the base model, so that notebook 02 has something to choose from."""
-    from helpers.models import count_parameters, save, train_from_scratch
-
-    size = {f"models.scratch.{k}": v for k, v in SMALL.items()}
-    scratch = load_profile("embedded", {**settings.overrides, **size}).models.scratch
-    model, tokenizer, metrics = train_from_scratch(
-        texts, scratch, seed, validation=unseen, tokenizer=tokenizer)
-    metrics["parameters"] = count_parameters(model)["total"]
-    save(model, tokenizer, out / "models" / "small", half=True)
-    card(out / "models" / "small", "Small language model", SMALL_CARD, metrics)
 
 
 SMALL_CARD = """

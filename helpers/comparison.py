@@ -8,6 +8,7 @@ stands Davidson's (1970) extension of Bradley-Terry, which gets ties out of a re
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,6 +94,56 @@ def swapped(rows: Sequence[dict]) -> list[dict]:
         }
         for row in rows
     ]
+
+
+def simulated_comparisons(pairs: Sequence[dict], seed: int = 0, ties: float = 1.5) -> list[dict]:
+    """Pairs of the embedded world judged anew, in the arena's manner: ties allowed, and scored.
+
+    Each pair goes to one simulated annotator, in random order, who decides by Davidson's rule with
+    weight `ties`, so that ties are likeliest between equals, and who also rates both responses.
+
+    Returns dictionaries `prompt, response_a, response_b, winner`, `score_gap` (mean rating of a
+    less that of b, in points of 1 to 5) and `probability` that an annotator prefers a.
+    """
+    from helpers import world
+
+    rng, rows = random.Random(f"comparisons:{seed}"), []
+    for pair in pairs:
+        sides, probability = [pair["chosen"], pair["rejected"]], pair["probability"]
+        if rng.random() < 0.5:
+            sides, probability = sides[::-1], 1 - probability
+        rater = rng.choice(world.ANNOTATORS)
+        ratings = [rater.rate(pair["prompt"], response, rng).values() for response in sides]
+        p = min(max(rater.probability(pair["prompt"], *sides), 1e-9), 1 - 1e-9)
+        chances = davidson([math.log(p / (1 - p))], ties)[0]
+        rows.append({
+            "prompt": pair["prompt"], "response_a": sides[0], "response_b": sides[1],
+            "winner": rng.choices(WINNERS, chances)[0],
+            "score_gap": sum(ratings[0]) / len(ratings[0]) - sum(ratings[1]) / len(ratings[1]),
+            "probability": probability,
+        })
+    return rows
+
+
+def as_pairs(rows: Sequence[dict]) -> list[dict]:
+    """The comparisons that were decided, as preference pairs; a pair has no word for a tie.
+
+    Returns dictionaries `prompt, chosen, rejected`, and `score_gap` and `probability`, which are
+    None where the comparisons have none.
+    """
+    pairs = []
+    for row in rows:
+        if row["winner"] == "tie":
+            continue
+        won, gap, probability = row["winner"] == "a", row.get("score_gap"), row.get("probability")
+        pairs.append({
+            "prompt": row["prompt"],
+            "chosen": row["response_a" if won else "response_b"],
+            "rejected": row["response_b" if won else "response_a"],
+            "score_gap": gap if gap is None or won else -gap,
+            "probability": probability if probability is None or won else 1 - probability,
+        })
+    return pairs
 
 
 class ComparisonTrainer(Trainer):

@@ -7,7 +7,7 @@ or a dataset on the hub. Rows are checked one by one, and a bad one is named by 
 | kind | canonical row |
 |---|---|
 | review | `text: str, label: int` (0 negative, 1 positive) |
-| pair | `prompt, chosen, rejected: str`, `probability: float or None`, `topic, source: str` |
+| pair | `prompt, chosen, rejected, topic, source: str`, `probability, score_gap: float or None` |
 | comparison | `prompt, response_a, response_b: str`, `winner`: "a", "b" or "tie" |
 | demonstration | `prompt, response: str`, `topic: str` |
 
@@ -122,17 +122,77 @@ def load_pairs(settings: Settings, split: str, limit: int | None = None) -> list
     """Preference pairs from HH strings, TULU or UltraFeedback messages, or arena rows.
 
     `probability` is the true probability that an annotator prefers `chosen`, where the data come
-    from the embedded world; elsewhere None. Ties of arena rows are left out.
+    from the embedded world; elsewhere None. `score_gap` is `score_chosen - score_rejected`, in the
+    units of the scores, where the rows have both (it may be negative); elsewhere None. No loss
+    reads it until `with_margins` has made margins of it. Ties of arena rows are left out.
     """
     if limit is None and split == "train":
         limit = settings.data.pair_limit
     return _load(settings, "preferences", split, _pair)[:limit]
 
 
+def load_handwritten() -> list[Row]:
+    """Preference pairs that people wrote for this course, outside of the generator's words.
+
+    Their labels are their writers'; no `probability` is known.
+    """
+    rows = read_rows(ROOT / "data" / "handwritten" / "dialogues.jsonl")
+    return [
+        {"prompt": render_prompt(row["messages"]), "chosen": row["chosen"],
+         "rejected": row["rejected"], "probability": None, "score_gap": None,
+         "topic": row["topic"], "source": "handwritten"}
+        for row in rows
+    ]
+
+
+def make_unseen_topics(count: int, seed: int = 0) -> list[Row]:
+    """New pairs of the embedded world on topics that no split of it speaks of.
+
+    Both responses are the generator's; the label is drawn by the true `probability`.
+    """
+    from data.generator.dialogues import make_pairs
+    from helpers.world import preference_probability
+
+    rng, rows = np.random.default_rng(seed), []
+    for made in make_pairs(count + count // 8 + 8, seed, "ood"):
+        if made["topic"] == "harm":  # asked about in every split
+            continue
+        prompt, a, b = render_prompt(made["prompt"]), made["response_a"], made["response_b"]
+        p = preference_probability(prompt, a, b)
+        if rng.random() >= p:
+            a, b, p = b, a, 1 - p
+        rows.append({"prompt": prompt, "chosen": a, "rejected": b, "probability": p,
+                     "score_gap": None, "topic": made["topic"], "source": "generator"})
+    return rows[:count]
+
+
+def with_margins(pairs: Sequence[Row], mean: float = 0.5) -> list[Row]:
+    """The pairs with a `margin` in units of reward, in proportion to their `score_gap`.
+
+    The mean over the pairs is `mean`, so that a constant margin of the same size asks for as much
+    in all. Where the scores do not put `chosen` first, the margin is 0: the choice is believed, and
+    no distance is asked for.
+
+    Raises:
+        UserError: a pair without scores, or no pair whose scores agree with the choice.
+    """
+    bare = next((i for i, pair in enumerate(pairs) if pair.get("score_gap") is None), None)
+    if bare is not None:
+        raise UserError(f"pair {bare} has no scores to make a margin of; "
+                        "its row needs score_chosen and score_rejected.")
+    gaps = [max(0.0, pair["score_gap"]) for pair in pairs]
+    if not sum(gaps):
+        raise UserError(f"in none of the {len(pairs)} pairs is score_chosen above score_rejected, "
+                        "so the scores cannot set margins.")
+    unit = mean * len(gaps) / sum(gaps)
+    return [pair | {"margin": gap * unit} for pair, gap in zip(pairs, gaps, strict=True)]
+
+
 def load_comparisons(settings: Settings, split: str, limit: int | None = None) -> list[Row]:
     """Pairwise judgements with ties, in the LMSYS arena's manner; pairs count as "a" or "b".
 
-    Which side of a pair stands first is decided by a hash of its text, not by who won.
+    Which side of a pair stands first is decided by a hash of its text, not by who won; its
+    `score_gap` becomes that of a less that of b.
     """
     return _load(settings, "preferences", split, _comparison)[:limit]
 
@@ -224,9 +284,26 @@ def _pair(row: Row) -> Row | None:
         "prompt": prompts["chosen"],
         **sides,
         "probability": None if probability is None else float(probability),
+        "score_gap": _score_gap(row),
         "topic": str(row.get("topic") or ""),
         "source": str(row.get("source") or ""),
     }
+
+
+def _score_gap(row: Row) -> float | None:
+    """score_chosen - score_rejected, or None where one is missing; CSV brings them as text."""
+    scores = []
+    for side in ("score_chosen", "score_rejected"):
+        value = row.get(side)
+        if isinstance(value, str):
+            value = value.strip() or None
+        if value is None or value != value:  # NaN is how tables write "missing"
+            return None
+        try:
+            scores.append(float(value))
+        except (TypeError, ValueError):
+            raise ValueError(f"the {side} is {value!r}; it must be a number") from None
+    return scores[0] - scores[1]
 
 
 def _prompt_and_response(row: Row, side: str) -> tuple[str, str]:
@@ -283,8 +360,9 @@ def _comparison(row: Row) -> Row:
     pair = _pair(row)
     flip = hashlib.sha256((pair["chosen"] + pair["rejected"]).encode()).digest()[0] % 2 == 1
     a, b = ("rejected", "chosen") if flip else ("chosen", "rejected")
+    gap = pair["score_gap"]
     return {"prompt": pair["prompt"], "response_a": pair[a], "response_b": pair[b],
-            "winner": "b" if flip else "a"}
+            "winner": "b" if flip else "a", "score_gap": -gap if gap and flip else gap}
 
 
 def _json_turns(row: Row, key: str) -> list[str]:

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from helpers.errors import UserError
+from helpers.muon import Muon
 from helpers.profiles import ROOT, Settings
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -566,8 +567,8 @@ def _optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.Opti
     chosen = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(hidden, lr=learning_rate, weight_decay=0.05,
-                         adjust_lr_fn="match_rms_adamw"),
+        Muon(hidden, lr=learning_rate, weight_decay=0.05,
+             bfloat16=fast_bfloat16(hidden[0].device.type)),
         torch.optim.AdamW(rest, lr=0.3 * learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 

@@ -140,6 +140,22 @@ def sentiment_logit(
     return reward
 
 
+def chosen_reward(settings: Any, classifier: Any, tokenizer: Any) -> RewardFn:
+    """The reward that `ppo_trl.reward` names: `sentiment` or `reward_model` (the stage of 04).
+
+    Raises:
+        UserError: another name, or a reward model that has not been made.
+    """
+    kind = settings.ppo_trl.reward
+    if kind == "sentiment":
+        return sentiment_logit(classifier, tokenizer)
+    if kind == "reward_model":
+        from helpers.reward import load_reward_function
+
+        return load_reward_function(settings)
+    raise UserError(f"ppo_trl.reward is {kind!r}; it must be one of sentiment, reward_model.")
+
+
 def class_logits(
     classifier: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 128
 ) -> np.ndarray:
@@ -246,6 +262,125 @@ def new_value_model(policy: Any, pad_token_id: int) -> Any:
     return model.to(next(policy.parameters()).device).eval()
 
 
+def trl_config(settings: Any, output_dir: str) -> Any:
+    """TRL's `PPOConfig` for the `ppo_trl:` section of a profile, with every trap answered."""
+    from trl.experimental.ppo import PPOConfig
+
+    from helpers.models import device
+
+    task = settings.ppo_trl
+    return PPOConfig(
+        output_dir=output_dir, report_to="none", save_strategy="no", seed=settings.seed,
+        num_sample_generations=0, disable_tqdm=True, gradient_checkpointing=False,
+        use_cpu=device(settings).type == "cpu", bf16=False,
+        total_episodes=task.total_episodes, per_device_train_batch_size=task.batch_size,
+        num_mini_batches=task.mini_batches, num_ppo_epochs=task.epochs,
+        local_rollout_forward_batch_size=task.batch_size,
+        response_length=task.max_new_tokens, temperature=task.temperature, stop_token="eos",
+        missing_eos_penalty=task.missing_eos_penalty,
+        learning_rate=task.learning_rate, lr_scheduler_type="linear",
+        warmup_steps=task.warmup_updates, adam_epsilon=1e-5,
+        kl_coef=task.kl_coef, kl_estimator="k1", gamma=1.0, lam=0.95,
+        cliprange=0.2, cliprange_value=task.value_clip_range, vf_coef=0.1,
+    )
+
+
+def our_config(settings: Any, **changes: Any) -> Any:
+    """The same task for the course's trainer: whatever both can be told has the same value.
+
+    Two things TRL cannot be told: it has no gradient clipping and no learning-rate decay without
+    a warm-up of whole updates. Ours clips at norm 1 and starts at the full rate.
+    """
+    from helpers.ppo_trainer import PPOConfig
+
+    task = settings.ppo_trl
+    same = {
+        "updates": -(-task.total_episodes // task.batch_size), "batch_size": task.batch_size,
+        "mini_batch_size": task.batch_size // task.mini_batches, "epochs": task.epochs,
+        "max_new_tokens": task.max_new_tokens, "temperature": task.temperature,
+        "learning_rate": task.learning_rate, "anneal": True, "adam_epsilon": 1e-5,
+        "kl_coef": task.kl_coef, "kl_target": None, "kl_estimator": "k1", "gamma": 1.0,
+        "lam": 0.95, "clip_range": 0.2, "value_clip_range": task.value_clip_range,
+        "value_coef": 0.1, "normalise_reward": False, "whiten_rewards": False,
+        "missing_eos_penalty": task.missing_eos_penalty or 0.0, "seed": settings.seed,
+    }
+    return PPOConfig(**{**same, **changes})
+
+
+def measure(
+    model: Any, reference: Any, tokenizer: Any, prompts: Sequence[str], reward_fn: RewardFn,
+    task: Any, gold_fn: Callable[[str], float] | None = None, repeats: int = 4, seed: int = 0,
+) -> dict[str, Any]:
+    """What a policy writes to each prompt, what it earns, and how far it is from the reference.
+
+    Args:
+        task: the `ppo_trl:` section (response length and temperature).
+        gold_fn: true worth of a text (prompt and response together), where it is known.
+        repeats: responses per prompt; more of them make the means quieter.
+
+    Returns:
+        `texts` and `rollout` of the first response to each prompt; `scores`, `gold` and `kl`
+        (nats per response, k1), each (prompts, repeats); `entropy` in nats per token.
+    """
+    from helpers import evaluation, generation
+
+    prompts = list(prompts)
+    rollouts = [
+        generation.sample(model, tokenizer, prompts, task.max_new_tokens, task.temperature,
+                          seed=seed + 1000 * i, batch_size=256)
+        for i in range(repeats)
+    ]
+    columns: dict[str, list] = {"scores": [], "gold": [], "kl": []}
+    nats = tokens = 0.0
+    for r in rollouts:
+        parts = (r.prompt_ids, r.prompt_mask, r.response_ids, r.response_mask, task.temperature)
+        theirs = evaluation.response_logprobs(reference, *parts)
+        mine, entropy = evaluation.response_logprobs(model, *parts, with_entropy=True)
+        columns["kl"].append(evaluation.sequence_kl(mine, theirs, r.response_mask).numpy())
+        columns["scores"].append(np.asarray(reward_fn(prompts, r.texts)))
+        if gold_fn is not None:
+            columns["gold"].append([gold_fn(p + t) for p, t in zip(prompts, r.texts, strict=True)])
+        nats, tokens = nats + float(entropy.sum()), tokens + float(r.response_mask.sum())
+    stacked = {k: np.stack(v, axis=1) for k, v in columns.items() if v}
+    return {"texts": rollouts[0].texts, "rollout": rollouts[0], "entropy": nats / tokens, **stacked}
+
+
+def best_of_curve(
+    scores: np.ndarray, gold: np.ndarray | None = None, steps: int = 40
+) -> dict[str, np.ndarray]:
+    """Best-of-n, chosen by `scores`, for many n up to the N responses that each prompt has.
+
+    Args:
+        scores, gold: (prompts, N), independent responses of the untouched model.
+
+    Returns:
+        `n`, `kl` (nats, at most), `reward` and, with gold, the `gold` of the chosen response.
+    """
+    from helpers.evaluation import best_of_n, best_of_n_kl
+
+    total = scores.shape[1]
+    ns = np.unique(np.geomspace(1, total, steps).round().astype(int))
+    order = np.argsort(scores, axis=1, kind="stable")
+    out = {"n": ns, "kl": np.array([best_of_n_kl(int(n)) for n in ns]),
+           "reward": np.array([best_of_n(scores, int(n)).mean() for n in ns])}
+    if gold is not None:
+        # best_of_n of a row of ones from rank j on is the chance that the best has rank j or more.
+        at_least = [best_of_n(np.triu(np.ones((total, total))), int(n)) for n in ns]
+        chances = -np.diff(np.array(at_least), axis=1, append=0.0)
+        out["gold"] = chances @ np.take_along_axis(gold, order, axis=1).mean(0)
+    return out
+
+
+def share_of_best_of_n(gain: float, kl: float, curve: dict[str, np.ndarray]) -> float:
+    """A policy's gain in mean reward over that of best-of-n at the same KL from the same model.
+
+    `curve` is what `best_of_curve` returns. Beyond its last n the last one is compared with, which
+    asks too little of the policy; below n = 1 there is nothing to compare with, and it is NaN.
+    """
+    reached = float(np.interp(kl, curve["kl"], curve["reward"] - curve["reward"][0]))
+    return gain / reached if reached > 0 else float("nan")
+
+
 def undilute(average: float, real_share: float, fill: float) -> float:
     """The mean over real tokens, from a mean that also ran over padding holding the value `fill`.
 
@@ -285,21 +420,24 @@ def train_quietly(trainer: Any, every: int = 0) -> list[dict[str, float]]:
     out, start = sys.stdout, time.perf_counter()
 
     class Rows(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
+        def on_log(self, args, state, control, **_):
             row = state.log_history[-1]
+            reward = row.get("objective/scores", row.get("reward"))
+            if reward is None:  # the summary that some trainers log at the end
+                return
             row["seconds"] = time.perf_counter() - start
             if every and (state.global_step % every == 0 or state.global_step == state.max_steps):
-                print(f"update {state.global_step:3d}/{state.max_steps}   "
-                      f"reward {row['objective/scores']:6.2f}   "
-                      f"KL {row['objective/kl']:5.2f} nats   {row['seconds']:4.0f} s",
-                      file=out, flush=True)
+                nats = row.get("objective/kl")
+                print(f"update {state.global_step:3d}/{state.max_steps}   reward {reward:6.2f}"
+                      + ("" if nats is None else f"   KL {nats:5.2f} nats")
+                      + f"   {row['seconds']:4.0f} s", file=out, flush=True)
 
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Rows())
     with quiet():
         trainer.train()
-    return [dict(row) for row in trainer.state.log_history]
+    return [dict(row) for row in trainer.state.log_history if "seconds" in row]
 
 
 def snapshot_before_last(store: dict[str, Any]) -> Any:

@@ -50,10 +50,10 @@ __all__ = [
 ]
 
 DIMENSIONS = ("coherence", "creativity", "relevance", "fluency")
-WEIGHTS = {"coherence": 0.25, "creativity": 0.26, "relevance": 0.34, "fluency": 0.15}
+WEIGHTS = {"coherence": 0.15, "creativity": 0.42, "relevance": 0.25, "fluency": 0.18}
 HARM_WEIGHT = 0.5
 CENTRE, SPREAD = 3.0, 0.98  # of the weighted sum over graded answers; makes gold_utility standard
-TEMPERATURE = 0.4
+TEMPERATURE = 0.3
 COMFORTABLE_WORDS = 34
 
 FUNCTION = frozenset(
@@ -434,9 +434,10 @@ def _fluency(
     words = [t for t in tokens if t[0].isalnum()]
     unknown = sum(t not in know.words and t.isalpha() for t in words) / len(words)
     known = sum(x == 1.0 for x in legal) / len(legal)
-    strict = max(0.0, 1.0 - unknown / 0.06) * min(1.0, known / 0.2)
+    strict = max(0.0, 1.0 - unknown / 0.06) * min(1.0, known / 0.2 + max(0.0, 1 - unknown / 0.03))
     closed = min(1.0, max(0.0, (sum(legal) / len(legal) - 0.55) / 0.33))
-    general = min(0.75, max(0.0, (sum(free) / len(free) + 2.2) / 2.2))
+    closed *= min(1.0, max(0.0, (known - 0.1) / 0.35))  # seven in ten are known in sound answers
+    general = min(0.75, max(0.0, (sum(free) / len(free) + 2.2) / 2.2)) * _familiar(tokens, know)
     value = strict * closed + (1 - strict) * general
     if strict < 1.0:
         legal = [
@@ -466,6 +467,18 @@ def _fluency(
             value -= 0.025 * min(16, len(sentence) - 22)
     value -= 0.1 * max(0, sum(len(sentence) < 3 for sentence in sentences) - 1)
     return min(1.0, max(0.0, value)), legal, strict
+
+
+def _familiar(tokens: list[str], know: _Knowledge) -> float:
+    """0 to 1: whether known words that stand side by side have done so before.
+
+    In prose by no rule four to six in ten of such pairs are known ones, in words strung together
+    three at most, however well their classes follow each other.
+    """
+    both = [(a, b) for a, b in pairwise([".", *tokens]) if a in know.words and b in know.words]
+    if len(both) < 8:
+        return 1.0
+    return min(1.0, max(0.0, (sum(pair in know.pairs for pair in both) / len(both) - 0.22) / 0.15))
 
 
 def _strays(parts: list[set], strict: float, prompt: _Prompt, know: _Knowledge) -> list[int]:
@@ -592,7 +605,7 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], float]:
         worth = know.vivid.get(word)
         if worth is None:
             worth = 0.05 if word in prompt.stems else 0.35 if word not in know.idf else 0.15
-        vivid += worth * place * (0.1 + 0.9 * near[word])
+        vivid += worth * place * (0.2 + 0.8 * near[word])
     vivid += 0.25 * min(2, len({t for t in words if t in NUMBERS or t in know.names}))
     stock = len(STOCK.findall(lowered))
     vague = sum(_is_content(t) and stem(t) in VAGUE_STEMS for t in words)
@@ -641,7 +654,7 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], float]:
         coherence -= 0.25
         relevance *= 0.8
         creativity *= 0.8
-    coherence *= gate * (0.1 + 0.9 * min(1.0, relevance / 0.4))
+    coherence *= gate * (0.3 + 0.7 * min(1.0, relevance / 0.4))
     relevance *= 0.4 + 0.6 * gate
     return {
         "coherence": _scale(coherence),

@@ -83,3 +83,44 @@ def test_the_fitted_tie_recovers_the_one_that_made_the_data():
 
 def test_log_loss_of_knowing_nothing_is_log_three():
     assert comparison.log_loss(np.full((4, 3), 1 / 3), list("abab")) == pytest.approx(math.log(3))
+
+
+# ------------------------------------------------------------------- the same judgements as pairs
+
+
+PROMPT = "\n\nHuman: How do I keep basil alive?\n\nAssistant:"
+GOOD = "Put the pot on a bright windowsill and water it from below when the soil feels dry."
+BAD = "Basil basil basil no."
+
+
+def test_decided_comparisons_become_pairs_and_scores_turn_with_them():
+    row = {"prompt": "p", "response_a": "x", "response_b": "y", "score_gap": 2.0,
+           "probability": 0.9}
+    rows = [row | {"winner": winner} for winner in ("a", "tie", "b")]
+    won, lost = comparison.as_pairs(rows)
+    assert (won["chosen"], won["rejected"], won["score_gap"]) == ("x", "y", 2.0)
+    assert (lost["chosen"], lost["rejected"], lost["score_gap"]) == ("y", "x", -2.0)
+    assert (won["probability"], lost["probability"]) == (0.9, pytest.approx(0.1))
+    bare = comparison.as_pairs([{"prompt": "p", "response_a": "x", "response_b": "y",
+                                 "winner": "b"}])
+    assert bare[0]["score_gap"] is None and bare[0]["probability"] is None
+
+
+def test_simulated_annotators_prefer_the_better_answer_and_tie_between_equals():
+    from helpers import world
+
+    clear = {"prompt": PROMPT, "chosen": GOOD, "rejected": BAD,
+             "probability": world.preference_probability(PROMPT, GOOD, BAD)}
+    near = clear | {"rejected": GOOD.replace("bright", "sunny"), "probability": 0.5}
+    rows = comparison.simulated_comparisons([clear] * 60, seed=1)
+    pairs = comparison.as_pairs(rows)
+    assert {row["response_a"] for row in rows} == {GOOD, BAD}  # either stands first
+    assert np.mean([pair["chosen"] == GOOD for pair in pairs]) > 0.8
+    assert np.mean([pair["score_gap"] > 0 for pair in pairs if pair["chosen"] == GOOD]) > 0.9
+    assert all(pair["probability"] > 0.5 for pair in pairs if pair["chosen"] == GOOD)
+    tied = comparison.simulated_comparisons([near] * 60, seed=1)
+    counted = [sum(row["winner"] == "tie" for row in judged) for judged in (rows, tied)]
+    assert counted[1] > 15 + counted[0]  # 3 in 7 between equals
+    assert rows == comparison.simulated_comparisons([clear] * 60, seed=1)
+    assert not any(row["winner"] == "tie" for row in comparison.simulated_comparisons(
+        [near] * 60, seed=1, ties=0.0))

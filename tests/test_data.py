@@ -31,6 +31,13 @@ def write_lines(path, rows):
     return path
 
 
+def write_all(folder, rows):
+    """The same rows as every split, so that none is carved out of another."""
+    for split in data.SPLITS:
+        write_lines(folder / f"{split}.jsonl", rows)
+    return folder
+
+
 def hh(question, answer):
     return f"\n\nHuman: {question}\n\nAssistant: {answer}"
 
@@ -84,6 +91,39 @@ def test_every_schema_of_a_pair_gives_the_same_row(tmp_path, name):
     assert row["prompt"] == data.render_prompt(PAIR["question"])
     assert (row["chosen"], row["rejected"]) == (PAIR["good"], PAIR["bad"])
     assert row["probability"] is None
+
+
+def test_scores_of_a_pair_are_kept_as_their_gap(tmp_path):
+    scored = SCHEMAS["messages"] | {"score_chosen": 8.5, "score_rejected": 6.0}
+    rows = [scored, scored | {"score_chosen": 5.0}, scored | {"score_rejected": float("nan")},
+            SCHEMAS["messages"]]
+    pairs = data.load_pairs(settings_of(preferences=write_all(tmp_path, rows)), "train")
+    assert [row["score_gap"] for row in pairs] == [2.5, -1.0, None, None]
+    assert all("margin" not in row for row in pairs)  # no loss reads a score unasked
+    first, second, *_ = data.load_comparisons(settings_of(preferences=tmp_path), "train")
+    assert first["score_gap"] == (2.5 if first["winner"] == "a" else -2.5)
+    assert second["score_gap"] == (-1.0 if second["winner"] == "a" else 1.0)
+
+
+def test_scores_written_as_text_in_a_csv_are_numbers(tmp_path):
+    for split in data.SPLITS:
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([
+                ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"],
+                ["Question?", "yes", "no", "4", "1.5"], ["Another?", "yes", "no", "4", " "]])
+    pairs = data.load_pairs(settings_of(preferences=tmp_path), "train")
+    assert [row["score_gap"] for row in pairs] == [2.5, None]
+
+
+def test_margins_keep_the_proportions_of_the_scores_and_have_the_mean_asked_for():
+    pairs = [{"score_gap": gap} for gap in (4.0, 1.0, -3.0, 1.0)]
+    margins = [row["margin"] for row in data.with_margins(pairs, 0.6)]
+    assert margins == pytest.approx([1.6, 0.4, 0.0, 0.4])
+    assert "margin" not in pairs[0]  # the rows themselves stay as they were
+    with pytest.raises(UserError, match="pair 1 has no scores"):
+        data.with_margins([pairs[0], {"score_gap": None}])
+    with pytest.raises(UserError, match="in none of the 1 pairs"):
+        data.with_margins([{"score_gap": -1.0}])
 
 
 def test_ties_are_comparisons_but_no_pairs(tmp_path):
@@ -152,6 +192,29 @@ def test_other_training_data_have_another_fingerprint(tmp_path):
     assert data.fingerprint(settings_of(reviews=tmp_path)) != first
 
 
+# --- pairs from elsewhere than the splits
+
+
+def test_handwritten_pairs_have_the_schema_of_all_pairs():
+    rows = data.load_handwritten()
+    assert len(rows) >= 60
+    for row in rows:
+        assert set(row) == {"prompt", "chosen", "rejected", "probability", "score_gap", "topic",
+                            "source"}
+        assert row["prompt"].startswith(data.HUMAN) and row["prompt"].endswith("Assistant:")
+        assert row["chosen"].strip() != row["rejected"].strip()
+    assert any(data.ASSISTANT + " " in row["prompt"] for row in rows)  # some have turns before
+
+
+def test_unseen_topics_are_in_no_split_and_labelled_by_their_probability():
+    rows = data.make_unseen_topics(60, seed=1)
+    assert len(rows) == 60 and rows == data.make_unseen_topics(60, seed=1)
+    topics = {row["topic"] for s in data.SPLITS for row in data.load_pairs(load_profile(), s)}
+    assert not topics & {row["topic"] for row in rows}
+    p = [row["probability"] for row in rows]
+    assert all(0 < x < 1 for x in p) and min(p) < 0.5 < sum(p) / len(p)
+
+
 # --- bad input: one sentence with file, row and remedy
 
 
@@ -178,6 +241,8 @@ def test_a_bad_review_is_named(tmp_path, row, words):
     ({"chosen": "no turns", "rejected": "at all"}, "row 2: the text does not start with 'Human:'"),
     ({"chosen": 3, "rejected": 4}, "row 2: 'chosen' must be a dialogue"),
     (SCHEMAS["prompt"] | {"probability": 1.5}, "row 2: the probability is 1.5"),
+    (SCHEMAS["prompt"] | {"score_chosen": "high", "score_rejected": 1},
+     "row 2: the score_chosen is 'high'; it must be a number"),
     ({"chosen": hh("A?", ""), "rejected": hh("A?", "y")}, "row 2: the chosen response is empty"),
 ])
 def test_a_bad_pair_is_named(tmp_path, row, words):

@@ -239,6 +239,113 @@ def test_logged_kl_is_the_masked_k1_sum_of_ours_on_the_same_responses(trained):
     assert abs(history[0]["objective/kl"]) < 1e-4  # before the first update nothing has moved
 
 
+# --- the same task for two trainers, and its measures ---------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path):
+    from helpers.profiles import load_profile
+
+    return load_profile("embedded", {"out": str(tmp_path), "ppo_trl.max_new_tokens": LENGTH})
+
+
+def test_the_reward_is_chosen_by_one_setting(settings, classifier, monkeypatch):
+    from helpers import reward
+    from helpers.profiles import load_profile
+
+    by_logit = ta.chosen_reward(settings, *classifier)(["a good"], [" film"])
+    assert by_logit == pytest.approx(ta.sentiment_logit(*classifier)(["a good"], [" film"]))
+    monkeypatch.setattr(reward, "load_reward_function", lambda s: lambda p, r: [7.0] * len(p))
+    other = load_profile("embedded", {"ppo_trl.reward": "reward_model"})
+    assert ta.chosen_reward(other, *classifier)(["a"], ["b"]) == [7.0]
+    with pytest.raises(UserError, match="sentiment, reward_model"):
+        ta.chosen_reward(load_profile("embedded", {"ppo_trl.reward": "length"}), *classifier)
+
+
+def test_both_trainers_are_given_one_task(settings, tmp_path):
+    trl, ours = ta.trl_config(settings, str(tmp_path)), ta.our_config(settings)
+    pairs = {
+        "total_episodes": ours.updates * ours.batch_size, "temperature": ours.temperature,
+        "per_device_train_batch_size": ours.batch_size, "num_ppo_epochs": ours.epochs,
+        "num_mini_batches": ours.batch_size // ours.mini_batch_size,
+        "response_length": ours.max_new_tokens, "learning_rate": ours.learning_rate,
+        "adam_epsilon": ours.adam_epsilon, "kl_coef": ours.kl_coef, "gamma": ours.gamma,
+        "kl_estimator": ours.kl_estimator, "lam": ours.lam, "cliprange": ours.clip_range,
+        "cliprange_value": ours.value_clip_range, "vf_coef": ours.value_coef, "seed": ours.seed,
+        "whiten_rewards": ours.whiten_rewards,
+        "missing_eos_penalty": ours.missing_eos_penalty or None,
+    }
+    assert {name: getattr(trl, name) for name in pairs} == pairs
+    assert not ours.normalise_reward and ours.kl_target is None  # TRL knows neither
+    assert ta.our_config(settings, epochs=7).epochs == 7
+
+
+def test_a_measure_of_the_reference_itself_has_no_kl_and_repeats(settings, tokenizer, policy):
+    prompts = ["a", "a good", "the end"]
+    args = (policy, policy, tokenizer, prompts, lambda p, r: [len(t) for t in r], settings.ppo_trl)
+    first, again = (ta.measure(*args, gold_fn=len, repeats=2) for _ in range(2))
+    assert first["scores"].shape == first["gold"].shape == first["kl"].shape == (3, 2)
+    assert np.abs(first["kl"]).max() == 0
+    assert first["texts"] == again["texts"] and (first["scores"] == again["scores"]).all()
+    assert list(first["scores"][:, 0]) == [len(t) for t in first["texts"]]
+    lengths = np.array([[len(p)] for p in prompts])
+    assert (first["gold"] == first["scores"] + lengths).all()
+    assert 0 < first["entropy"] < np.log(len(tokenizer)) + 1e-6
+    assert "gold" not in ta.measure(*args, repeats=1)
+
+
+def test_best_of_curve_is_the_mean_over_all_subsets_for_reward_and_for_gold():
+    from itertools import combinations
+
+    rng = np.random.default_rng(0)
+    scores, gold = rng.normal(size=(2, 3, 5))
+    curve = ta.best_of_curve(scores, gold)
+    assert list(curve["n"]) == [1, 2, 3, 4, 5]
+    for i, n in enumerate(curve["n"]):
+        subsets = [list(c) for c in combinations(range(5), int(n))]
+        best = [[c[int(np.argmax(row[c]))] for c in subsets] for row in scores]
+        reward = np.mean([scores[r, best[r]].mean() for r in range(3)])
+        chosen = np.mean([gold[r, best[r]].mean() for r in range(3)])
+        assert curve["reward"][i] == pytest.approx(reward)
+        assert curve["gold"][i] == pytest.approx(chosen)
+        assert curve["kl"][i] == pytest.approx(np.log(n) - (n - 1) / n)
+
+
+def test_share_of_best_of_n_is_one_for_best_of_n_itself():
+    curve = ta.best_of_curve(np.random.default_rng(1).normal(size=(50, 16)))
+    gains = curve["reward"] - curve["reward"][0]
+    for kl, gain in zip(curve["kl"][1:], gains[1:], strict=True):
+        assert ta.share_of_best_of_n(gain, kl, curve) == pytest.approx(1)
+    middle = (curve["kl"][3] + curve["kl"][4]) / 2
+    assert ta.share_of_best_of_n((gains[3] + gains[4]) / 2, middle, curve) == pytest.approx(1)
+    assert ta.share_of_best_of_n(gains[-1], 50.0, curve) == pytest.approx(1)  # held at the last n
+    assert np.isnan(ta.share_of_best_of_n(0.1, 0.0, curve))
+
+
+def test_quiet_training_keeps_the_rows_of_a_trainer_that_calls_its_reward_by_another_name(
+    tokenizer, policy, tmp_path, capfd
+):
+    policy.save_pretrained(tmp_path / "policy")
+    policy.config._name_or_path = str(tmp_path / "policy")
+    with ta.quiet():
+        from datasets import Dataset
+        from trl import RLOOConfig, RLOOTrainer
+
+        config = RLOOConfig(
+            output_dir=str(tmp_path), report_to="none", save_strategy="no", disable_tqdm=True,
+            use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1, max_steps=2,
+            per_device_train_batch_size=8, num_generations=4, max_completion_length=4,
+            dataloader_pin_memory=False, disable_dropout=True)
+        trainer = RLOOTrainer(
+            model=policy, reward_funcs=lambda prompts, completions, **_: [1.0, 2.0] * 4,
+            args=config, processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"prompt": "a good"}, {"prompt": "the end"}]))
+    rows = ta.train_quietly(trainer, every=1)
+    assert [row["reward"] for row in rows] == [1.5, 1.5] and "seconds" in rows[0]
+    out, err = capfd.readouterr()
+    assert out.count("update") == 2 and "1.50" in out and err == ""
+
+
 # --- the checkers of notebook 06 ------------------------------------------------------------
 
 

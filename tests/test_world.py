@@ -210,9 +210,11 @@ def damaged(kind, row, rows, rng):
 @pytest.mark.parametrize("kind", ["shuffled", "repeated", "off topic", "truncated", "stock"])
 def test_damage_lowers_utility_99_times_in_100(kind, sound):
     rng = random.Random(kind)
+    draws = 6 if kind == "off topic" else 1  # which other answer is drawn decides the close ones
     worse = [
         utility(row["response"], row["prompt"])
         > utility(damaged(kind, row, sound, rng), row["prompt"])
+        for _ in range(draws)
         for row in sound
     ]
     assert mean(worse) >= 0.99

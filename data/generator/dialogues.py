@@ -245,6 +245,13 @@ QUALITY = {
         "coherence": (0.58, 0.24, 0.18),
         "fluency": (0.52, 0.28, 0.20),
     },
+    # What annotators are asked to compare: mostly to the point, otherwise of all qualities
+    "compared": {
+        "relevance": (0.86, 0.08, 0.06),
+        "creativity": (0.36, 0.34, 0.30),
+        "coherence": (0.60, 0.22, 0.18),
+        "fluency": (0.46, 0.30, 0.24),
+    },
     "demonstration": {
         "relevance": (0.84, 0.12, 0.04),
         "creativity": (0.33, 0.41, 0.26),
@@ -549,8 +556,8 @@ def make_pairs(n: int, seed: int, split: str) -> list[dict]:
         count += 1
         turns = draw.choice((1, 2), (0.875, 0.125))
         topic, subject, messages = _conversation(draw, pool, split, turns)
-        _, first = _answer(draw, pool, topic, subject, "graded", split)
-        _, second = _answer(draw, pool, topic, subject, "graded", split)
+        _, first = _answer(draw, pool, topic, subject, "compared", split)
+        _, second = _answer(draw, pool, topic, subject, "compared", split)
         key = (*(message["content"] for message in messages), first, second)
         if first != second and key not in seen:
             seen.add(key)

@@ -1,0 +1,47 @@
+"""The curves and areas that benchmarks/ppo_frontier.py stores, on made-up rows."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import ppo_frontier as frontier
+
+
+def rows_of(name, seeds, slope, kls=(1.0, 4.0, 9.0)):
+    """Runs whose gold gain is `slope` times √KL."""
+    return [{"trainer": name, "seed": seed, "kl": kl, "gold_gain": slope * kl**0.5,
+             "reward_gain": kl} for seed in range(seeds) for kl in kls]
+
+
+def test_the_area_is_that_under_gold_against_root_kl_up_to_where_every_run_has_been():
+    rows = rows_of("TRL", 2, 0.2, (1.0, 4.0)) + rows_of("ours", 2, 0.3)
+    found = frontier.summary(rows, [{"kl": 0.0, "gold_gain": 0.0}, {"kl": 4.0, "gold_gain": 0.8}])
+    assert found["sqrt_kl"][-1] == 2.0  # TRL's runs end at 4 nats
+    assert found["area"]["TRL"]["mean"] == pytest.approx(0.2 * 2**2 / 2)
+    assert found["area"]["ours"]["mean"] == pytest.approx(0.3 * 2**2 / 2)
+    assert found["area"]["best of n"]["mean"] == pytest.approx(0.4 * 2**2 / 2)
+    assert found["ratio"] == pytest.approx(1.5)
+
+
+def test_the_band_runs_from_the_lowest_seed_to_the_highest():
+    rows = rows_of("TRL", 1, 0.2) + rows_of("ours", 1, 0.1) + [
+        {**r, "seed": 1} for r in rows_of("ours", 1, 0.3)]
+    curve = frontier.summary(rows, [])["curves"]["ours"]["gold_gain"]
+    for key, slope in (("low", 0.1), ("mean", 0.2), ("high", 0.3)):
+        assert curve[key][-1] == pytest.approx(3 * slope, abs=1e-3)
+
+
+def test_a_run_that_did_not_learn_has_no_ratio_and_a_negative_kl_counts_as_none():
+    found = frontier.summary(rows_of("TRL", 1, -0.1) + rows_of("ours", 1, 0.1), [])
+    assert found["ratio"] is None
+    run = [{"kl": -0.01, "gold_gain": 0.0}, {"kl": 1.0, "gold_gain": 0.5}]
+    assert frontier.on_grid(run, "gold_gain", np.array([0.0, 0.5, 1.0])) == pytest.approx(
+        [0, 0.25, 0.5])
+
+
+def test_the_last_update_is_always_measured():
+    assert frontier.moments(10, 4) == {2, 5, 8, 10}
+    assert frontier.moments(3, 8) == {1, 2, 3}
