@@ -40,6 +40,7 @@ SIZES = {
 # The base model reads more than is shipped: its corpus is generated and not kept.
 CORPUS = {"reviews": 12000, "dialogues": 100000}
 BASE_TOKENS = 13_000_000
+CLEAR = 0.23  # distance of a pair's true preference probability from one half
 SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "tokens": 1_000_000}
 # In the order in which one needs another.
 PARTS = ("text", "base", "sampler", "preferences", "classifier", "small")
@@ -144,12 +145,18 @@ def write_preferences(out: Path, split: str, seed: int, scale: float, sampler: P
 
     count = max(20, int(SIZES["preferences"][split] * scale))
     start = stream("preferences", seed)
-    candidates = [
-        {"messages": p["prompt"], "a": p["response_a"], "b": p["response_b"], "topic": p["topic"],
-         "source": "generator"}
-        for p in make_pairs(count - count // 2, start, split)
-    ]
-    candidates += sampled_pairs(count // 2, start + 500, split, sampler)
+    taken = responses_elsewhere(out / "preferences", split)
+
+    def written(number: int, seed: int) -> list[dict[str, Any]]:
+        return [{"messages": p["prompt"], "a": p["response_a"], "b": p["response_b"],
+                 "topic": p["topic"], "source": "generator"}
+                for p in make_pairs(number, seed, split)]
+
+    def sampled(number: int, seed: int) -> list[dict[str, Any]]:
+        return sampled_pairs(number, seed, split, sampler, taken)
+
+    candidates = clear_pairs(count - count // 2, start, written)
+    candidates += clear_pairs(count // 2, start + 500, sampled)
     rows = judge(candidates, np.random.default_rng(start))
     write_jsonl(out / "preferences" / f"{split}.jsonl.gz", rows)
     ceiling = np.mean([max(r["probability"], 1 - r["probability"]) for r in rows])
@@ -158,8 +165,47 @@ def write_preferences(out: Path, split: str, seed: int, scale: float, sampler: P
           f"{agreed:.3f}", flush=True)
 
 
-def sampled_pairs(count: int, seed: int, split: str, sampler: Path) -> list[dict[str, Any]]:
-    """Two different samples of the fine-tuned model to one prompt, `count` times."""
+def clear_pairs(count: int, seed: int, make) -> list[dict[str, Any]]:
+    """`count` pairs from `make(number, seed)` whose answers differ enough for a person to say.
+
+    Guidelines for annotators tell them to skip what is too close to call; here that is a pair
+    whose true preference probability, kept as `p`, lies within `CLEAR` of one half.
+    """
+    from helpers.data import render_prompt
+    from helpers.world import preference_probability
+
+    kept: list[dict[str, Any]] = []
+    seen: set[tuple[str, ...]] = set()
+    while len(kept) < count:
+        for pair in make(int(1.4 * (count - len(kept))) + 16, seed):
+            key = (render_prompt(pair["messages"]), *sorted((pair["a"], pair["b"])))
+            if key in seen:
+                continue
+            seen.add(key)
+            pair["p"] = preference_probability(key[0], pair["a"], pair["b"])
+            if abs(pair["p"] - 0.5) >= CLEAR:
+                kept.append(pair)
+        seed += 1
+    return kept[:count]
+
+
+def responses_elsewhere(folder: Path, split: str) -> set[str]:
+    """Responses of the splits made before this one, which it must not repeat."""
+    names = ("train", "validation", "test")
+    found: set[str] = set()
+    for earlier in names[: names.index(split)] if split in names else ():
+        path = folder / f"{earlier}.jsonl.gz"
+        if path.exists():
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                for row in map(json.loads, file):
+                    found |= {row[side].rpartition("Assistant:")[2].strip()
+                              for side in ("chosen", "rejected")}
+    return found
+
+
+def sampled_pairs(count: int, seed: int, split: str, sampler: Path,
+                  taken: set[str] | frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """Two different samples of the fine-tuned model to one prompt, none of them `taken`."""
     import torch
 
     from data.generator.dialogues import make_pairs
@@ -180,7 +226,7 @@ def sampled_pairs(count: int, seed: int, split: str, sampler: Path) -> list[dict
                        settings.ppo.max_new_tokens, seed=seed + attempt, batch_size=256).texts
         for i, a in enumerate(asked):
             first, second = twice[2 * i].strip(), twice[2 * i + 1].strip()
-            if first and second and first != second:
+            if first and second and first != second and not {first, second} & taken:
                 rows.append({"messages": a["prompt"], "a": first, "b": second,
                              "topic": a["topic"], "source": "on-policy"})
         attempt += 1
@@ -190,21 +236,17 @@ def sampled_pairs(count: int, seed: int, split: str, sampler: Path) -> list[dict
 def judge(candidates: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
     """Let a random annotator choose between the two, in random order; keep the true probability."""
     from helpers.data import render_prompt
-    from helpers.world import preference_probability, simulated_annotators
+    from helpers.world import simulated_annotators
 
     annotators = simulated_annotators(12, 0)
     rows = []
     for c in candidates:
         prompt = render_prompt(c["messages"])
-        if c["a"].strip() == c["b"].strip():
-            continue
-        p_a = float(preference_probability(prompt, c["a"], c["b"]))
+        p_a = c["p"]
         rater = annotators[int(rng.integers(len(annotators)))]
         swapped = rng.random() < 0.5
         first, second = (c["b"], c["a"]) if swapped else (c["a"], c["b"])
         choice = rater.choose(prompt, first, second, rng)
-        while choice == "tie":
-            choice = rater.choose(prompt, first, second, rng)
         a_wins = (choice == "a") != swapped
         chosen, rejected = (c["a"], c["b"]) if a_wins else (c["b"], c["a"])
         rows.append({

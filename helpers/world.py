@@ -50,10 +50,10 @@ __all__ = [
 ]
 
 DIMENSIONS = ("coherence", "creativity", "relevance", "fluency")
-WEIGHTS = {"coherence": 0.15, "creativity": 0.42, "relevance": 0.25, "fluency": 0.18}
+WEIGHTS = {"coherence": 0.15, "creativity": 0.38, "relevance": 0.22, "fluency": 0.25}
 HARM_WEIGHT = 0.5
-CENTRE, SPREAD = 3.0, 0.98  # of the weighted sum over graded answers; makes gold_utility standard
-TEMPERATURE = 0.3
+CENTRE, SPREAD = 3.0, 1.0  # of the weighted sum over graded answers; makes gold_utility standard
+TEMPERATURE = 0.6
 COMFORTABLE_WORDS = 34
 
 FUNCTION = frozenset(
@@ -455,7 +455,7 @@ def _fluency(
     value -= 0.12 * min(4, sum(m.lower() in know.words for m in INNER_CAPITAL.findall(text)))
     value -= 0.6 * max(0.0, (tokens.count(",") + tokens.count(":")) / len(words) - 0.15)
     lowered = " ".join(words)
-    value -= 0.18 * min(3, len(FILLER.findall(lowered)))
+    value -= 0.25 * min(3, len(FILLER.findall(lowered)))
     little = sum(word in FUNCTION or word in NUMBERS for word in words) / len(words)
     value -= 2.5 * max(0.0, 0.24 - little)
     run = 0
@@ -605,13 +605,13 @@ def _analyse(prompt_text: str, response: str) -> tuple[dict[str, float], float]:
         worth = know.vivid.get(word)
         if worth is None:
             worth = 0.05 if word in prompt.stems else 0.35 if word not in know.idf else 0.15
-        vivid += worth * place * (0.2 + 0.8 * near[word])
+        vivid += worth * place * (0.8 + 0.2 * near[word])
     vivid += 0.25 * min(2, len({t for t in words if t in NUMBERS or t in know.names}))
     stock = len(STOCK.findall(lowered))
     vague = sum(_is_content(t) and stem(t) in VAGUE_STEMS for t in words)
     creativity = 1 - math.exp(-vivid / 2.6)
     creativity -= 0.1 * min(3, stock) + 0.25 * max(0.0, vague / len(words) - 0.08)
-    creativity *= gate * (1 - min(1.0, 1.5 * copied))
+    creativity *= gate * (1 - min(1.0, 1.5 * copied)) * min(1.0, 0.15 + 0.85 * relevance / 0.3)
 
     # coherence
     joined = len(CONNECTIVES.findall(lowered))

@@ -507,6 +507,8 @@ assert trainer.accelerator.num_processes == {world}, trainer.accelerator.num_pro
 trainer.train(t.PROMPTS)
 if trainer.accelerator.is_main_process:
     torch.save((t.weights(trainer), trainer.history), {out!r})
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()  # a process that leaves its group open may abort on the way out
 """
 
 

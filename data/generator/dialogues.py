@@ -245,12 +245,12 @@ QUALITY = {
         "coherence": (0.58, 0.24, 0.18),
         "fluency": (0.52, 0.28, 0.20),
     },
-    # What annotators are asked to compare: mostly to the point, otherwise of all qualities
+    # What annotators are asked to compare: to the point as a rule, otherwise of all qualities
     "compared": {
-        "relevance": (0.86, 0.08, 0.06),
-        "creativity": (0.36, 0.34, 0.30),
-        "coherence": (0.60, 0.22, 0.18),
-        "fluency": (0.46, 0.30, 0.24),
+        "relevance": (0.94, 0.04, 0.02),
+        "creativity": (0.42, 0.20, 0.38),
+        "coherence": (0.68, 0.18, 0.14),
+        "fluency": (0.50, 0.40, 0.10),
     },
     "demonstration": {
         "relevance": (0.84, 0.12, 0.04),
