@@ -169,13 +169,15 @@ def clear_pairs(count: int, seed: int, make) -> list[dict[str, Any]]:
     """`count` pairs from `make(number, seed)` whose answers differ enough for a person to say.
 
     Guidelines for annotators tell them to skip what is too close to call; here that is a pair
-    whose true preference probability, kept as `p`, lies within `CLEAR` of one half.
+    whose true preference probability, kept as `p`, lies within `CLEAR` of one half. The shorter
+    answer is the better one in no more than half of what is kept, so that length tells nothing.
     """
     from helpers.data import render_prompt
     from helpers.world import preference_probability
 
     kept: list[dict[str, Any]] = []
     seen: set[tuple[str, ...]] = set()
+    shorter = {True: 0, False: 0}  # pairs whose better answer is the shorter one, or not
     while len(kept) < count:
         for pair in make(int(1.4 * (count - len(kept))) + 16, seed):
             key = (render_prompt(pair["messages"]), *sorted((pair["a"], pair["b"])))
@@ -183,7 +185,9 @@ def clear_pairs(count: int, seed: int, make) -> list[dict[str, Any]]:
                 continue
             seen.add(key)
             pair["p"] = preference_probability(key[0], pair["a"], pair["b"])
-            if abs(pair["p"] - 0.5) >= CLEAR:
+            wins = (len(pair["a"]) < len(pair["b"])) == (pair["p"] > 0.5)
+            if abs(pair["p"] - 0.5) >= CLEAR and not (wins and shorter[True] > shorter[False]):
+                shorter[wins] += 1
                 kept.append(pair)
         seed += 1
     return kept[:count]

@@ -265,7 +265,12 @@ def _quantisation(settings: Settings, source: str | Path) -> dict[str, Any]:
 
 
 def _placed(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
-    return model if getattr(model, "is_quantized", False) else model.to(device(settings))
+    if not getattr(model, "is_quantized", False):
+        return model.to(device(settings))
+    for module in model.modules():  # on CPUs with AVX512-BF16, bitsandbytes 0.50 repacks weights
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # at the first evaluation, for good, and
+            module.support_avx512bf16_for_cpu = False  # no gradient passes the packed product
+    return model
 
 
 class _clear_errors:

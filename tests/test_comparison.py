@@ -120,7 +120,9 @@ def test_simulated_annotators_prefer_the_better_answer_and_tie_between_equals():
     assert all(pair["probability"] > 0.5 for pair in pairs if pair["chosen"] == GOOD)
     tied = comparison.simulated_comparisons([near] * 60, seed=1)
     counted = [sum(row["winner"] == "tie" for row in judged) for judged in (rows, tied)]
-    assert counted[1] > 15 + counted[0]  # 3 in 7 between equals
+    expected = 60 * 1.5 / 3.5  # by Davidson's rule, between equals
+    assert abs(counted[1] - expected) < 3 * math.sqrt(expected * (1 - 1.5 / 3.5))
+    assert counted[0] < counted[1] - 5  # between unequals, fewer
     assert rows == comparison.simulated_comparisons([clear] * 60, seed=1)
     assert not any(row["winner"] == "tie" for row in comparison.simulated_comparisons(
         [near] * 60, seed=1, ties=0.0))
