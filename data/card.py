@@ -44,7 +44,9 @@ grammar. Harmful requests have better answers that decline and help otherwise.
 **Preference pairs** are half written by the generator and half two samples of the fine-tuned model
 `models/sampler`. Simulated annotators with weights, noise and a preference for the first place
 choose by a Bradley–Terry rule. Each row keeps the true probability of its label, annotators and
-order averaged out.
+order averaged out. Pairs too close to call are left out, as annotators are told to do (`CLEAR` in
+`data/build.py` says how close), and the shorter answer is the better one in no more than half of
+the others, so that length tells nothing.
 
 **The truth** is computed from the text alone (`helpers/world.py`, `helpers/sentiment.py`), so it
 also judges what a model writes.

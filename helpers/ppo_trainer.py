@@ -60,6 +60,7 @@ class PPOConfig:
     temperature: float = 1.0  # of sampling and of every log-probability
     learning_rate: float = 3e-4
     anneal: bool = True  # learning rate falls to 0 in a straight line
+    warmup_updates: int = 0  # updates before the learning rate has its full height
     adam_epsilon: float = 1e-5
     max_grad_norm: float = 1.0
     clip_range: float = 0.2  # of the probability ratio
@@ -103,6 +104,10 @@ class PPOConfig:
             )
         if self.kl_estimator not in ("k1", "k3"):
             raise UserError(f"PPO: kl_estimator is {self.kl_estimator!r}; use 'k1' or 'k3'.")
+        if self.warmup_updates < 0:
+            raise UserError(
+                f"PPO: warmup_updates is {self.warmup_updates!r}; it must be 0 or more."
+            )
         if self.kl_target is not None and self.kl_target <= 0:
             raise UserError(f"PPO: kl_target is {self.kl_target!r}; it must be positive or null.")
 
@@ -406,6 +411,7 @@ class PPO:
         )
         clock.append(time.perf_counter())
         rate = c.learning_rate * (1 - step / c.updates if c.anneal else 1)
+        rate *= min(1, (step + 1) / (c.warmup_updates + 1))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         kl_coef = self.controller.coef

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import math
 import os
 import sys
 import time
@@ -288,8 +289,8 @@ def trl_config(settings: Any, output_dir: str) -> Any:
 def our_config(settings: Any, **changes: Any) -> Any:
     """The same task for the course's trainer: whatever both can be told has the same value.
 
-    Two things TRL cannot be told: it has no gradient clipping and no learning-rate decay without
-    a warm-up of whole updates. Ours clips at norm 1 and starts at the full rate.
+    One thing is not the same: of the warm-up, TRL makes the first update at a rate of 0, ours at
+    the first step of the stairs.
     """
     from helpers.ppo_trainer import PPOConfig
 
@@ -299,9 +300,11 @@ def our_config(settings: Any, **changes: Any) -> Any:
         "mini_batch_size": task.batch_size // task.mini_batches, "epochs": task.epochs,
         "max_new_tokens": task.max_new_tokens, "temperature": task.temperature,
         "learning_rate": task.learning_rate, "anneal": True, "adam_epsilon": 1e-5,
-        "kl_coef": task.kl_coef, "kl_target": None, "kl_estimator": "k1", "gamma": 1.0,
-        "lam": 0.95, "clip_range": 0.2, "value_clip_range": task.value_clip_range,
-        "value_coef": 0.1, "normalise_reward": False, "whiten_rewards": False,
+        "warmup_updates": task.warmup_updates, "gamma": 1.0, "lam": 0.95,
+        "kl_coef": task.kl_coef, "kl_target": None, "kl_estimator": "k1",
+        "clip_range": 0.2, "value_clip_range": task.value_clip_range,
+        "value_coef": 0.1, "max_grad_norm": math.inf, "normalise_reward": False,
+        "whiten_rewards": False,
         "missing_eos_penalty": task.missing_eos_penalty or 0.0, "seed": settings.seed,
     }
     return PPOConfig(**{**same, **changes})

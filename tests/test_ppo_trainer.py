@@ -207,6 +207,14 @@ def test_the_optimiser_has_the_epsilon_of_the_original_and_the_rate_falls_to_zer
     )
 
 
+def test_the_learning_rate_warms_up_by_equal_steps(tokenizer):
+    trainer = run(tokenizer, updates=4, learning_rate=4e-3, warmup_updates=2)
+    assert [row["learning_rate"] for row in trainer.history] == pytest.approx(
+        [4e-3 / 3, 3e-3 * 2 / 3, 2e-3, 1e-3])
+    flat = run(tokenizer, updates=3, learning_rate=4e-3, warmup_updates=3, anneal=False)
+    assert [row["learning_rate"] for row in flat.history] == pytest.approx([1e-3, 2e-3, 3e-3])
+
+
 def test_gradients_are_clipped_to_the_norm_asked_for(tokenizer):
     from unittest import mock
 
@@ -537,6 +545,7 @@ def test_two_processes_equal_one_at_the_same_global_batch(tokenizer, tmp_path, c
 @pytest.mark.parametrize(("changes", "says"), [
     ({"batch_size": 10, "mini_batch_size": 4}, "multiple"),
     ({"learning_rate": 0.0}, "learning_rate"),
+    ({"warmup_updates": -1}, "warmup_updates"),
     ({"precision": "fp8"}, "precision"),
     ({"kl_estimator": "k2"}, "kl_estimator"),
     ({"kl_target": -1.0}, "kl_target"),
