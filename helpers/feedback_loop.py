@@ -190,7 +190,8 @@ def update_reward_model(
     reward.check_tokenizer(tokenizer)
     reuse_memory()
     parameters = _unfreeze(model)
-    replayed = Random(seed).sample(range(len(old_pairs)), min(len(old_pairs), steps * old_batch_size))
+    enough = min(len(old_pairs), steps * old_batch_size)
+    replayed = Random(seed).sample(range(len(old_pairs)), enough)
     new = _encoded(tokenizer, new_pairs, max_length)
     old = _encoded(tokenizer, [old_pairs[i] for i in replayed], max_length)
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
