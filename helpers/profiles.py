@@ -108,7 +108,8 @@ def load_profile(
     Args:
         name: a shipped profile's name, or the path of a YAML file that differs from `embedded`.
         overrides: for example `{"ppo.kl_coef": 0.1, "data.root": "fresh/"}`; `out` moves
-            `artifacts/` and `runs/` to another folder.
+            `artifacts/` and `runs/` to another folder. With `models.base` at `scratch` the values
+            under `ppo_trl.scratch` take the place of their namesakes, unless these are given.
         seed: the run's seed, kept as `settings.seed`.
 
     Raises:
@@ -119,6 +120,10 @@ def load_profile(
         _merge(tree, _read(name), where=f"profile {name}")
     for key, value in (overrides or {}).items():
         _override(tree, key, value)
+    if tree["models"]["base"] == "scratch":
+        for key, value in tree["ppo_trl"]["scratch"].items():
+            if f"ppo_trl.{key}" not in (overrides or {}):
+                tree["ppo_trl"][key] = value
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError(f"seed is {seed!r}; it must be a whole number, 0 or more.")
     _check_numbers(tree)

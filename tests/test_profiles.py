@@ -61,6 +61,17 @@ def test_a_profile_of_ones_own_says_only_where_it_differs(tmp_path):
     assert mine.sft.epochs == load_profile().sft.epochs
 
 
+def test_a_base_from_scratch_brings_its_own_values_unless_others_are_given():
+    shipped, scratch = load_profile().ppo_trl, load_profile("embedded", {"models.base": "scratch"})
+    assert shipped.total_episodes < shipped.scratch.total_episodes
+    for key, value in shipped.scratch.as_dict().items():
+        assert getattr(scratch.ppo_trl, key) == value
+    given = load_profile("embedded", {
+        "ppo_trl.total_episodes": 256, "models.base": "scratch", "ppo_trl.scratch.kl_coef": 0.3})
+    assert given.ppo_trl.total_episodes == 256
+    assert given.ppo_trl.kl_coef == 0.3
+
+
 def test_settings_are_frozen_and_out_moves_both_folders(tmp_path):
     settings = load_profile("embedded", {"out": str(tmp_path)})
     assert settings.artifacts == tmp_path / "artifacts" / "embedded"
