@@ -502,6 +502,7 @@ def test_an_out_of_memory_batch_is_tried_again_in_smaller_parts(tokenizer, monke
 # ---------------------------------------------------------------------------- two processes
 
 TWO = """
+import os
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch
@@ -516,7 +517,8 @@ trainer.train(t.PROMPTS)
 if trainer.accelerator.is_main_process:
     torch.save((t.weights(trainer), trainer.history), {out!r})
 trainer.accelerator.wait_for_everyone()
-trainer.accelerator.end_training()  # a process that leaves its group open may abort on the way out
+trainer.accelerator.end_training()
+os._exit(0)  # all is on disk; gloo's threads now and then abort the interpreter's own way out
 """
 
 
