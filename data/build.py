@@ -141,22 +141,14 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_preferences(out: Path, split: str, seed: int, scale: float, sampler: Path) -> None:
     """Pairs of one split: half written by the generator, half sampled, all judged by annotators."""
-    from data.generator.dialogues import make_pairs
-
     count = max(20, int(SIZES["preferences"][split] * scale))
     start = stream("preferences", seed)
     taken = responses_elsewhere(out / "preferences", split)
 
-    def written(number: int, seed: int) -> list[dict[str, Any]]:
-        return [{"messages": p["prompt"], "a": p["response_a"], "b": p["response_b"],
-                 "topic": p["topic"], "source": "generator"}
-                for p in make_pairs(number, seed, split)]
-
-    def sampled(number: int, seed: int) -> list[dict[str, Any]]:
-        return sampled_pairs(number, seed, split, sampler, taken)
-
-    candidates = clear_pairs(count - count // 2, start, written)
-    candidates += clear_pairs(count // 2, start + 500, sampled)
+    half = count - count // 2
+    candidates = clear_pairs(half, start, lambda n, s: written_pairs(n, s, split, taken))
+    candidates += clear_pairs(
+        count // 2, start + 500, lambda n, s: sampled_pairs(n, s, split, sampler, taken))
     rows = judge(candidates, np.random.default_rng(start))
     write_jsonl(out / "preferences" / f"{split}.jsonl.gz", rows)
     ceiling = np.mean([max(r["probability"], 1 - r["probability"]) for r in rows])
@@ -177,7 +169,7 @@ def clear_pairs(count: int, seed: int, make) -> list[dict[str, Any]]:
 
     kept: list[dict[str, Any]] = []
     seen: set[tuple[str, ...]] = set()
-    shorter = {True: 0, False: 0}  # pairs whose better answer is the shorter one, or not
+    surplus = 0  # pairs whose better answer is the shorter one, less the others
     while len(kept) < count:
         for pair in make(int(1.4 * (count - len(kept))) + 16, seed):
             key = (render_prompt(pair["messages"]), *sorted((pair["a"], pair["b"])))
@@ -186,8 +178,8 @@ def clear_pairs(count: int, seed: int, make) -> list[dict[str, Any]]:
             seen.add(key)
             pair["p"] = preference_probability(key[0], pair["a"], pair["b"])
             wins = (len(pair["a"]) < len(pair["b"])) == (pair["p"] > 0.5)
-            if abs(pair["p"] - 0.5) >= CLEAR and not (wins and shorter[True] > shorter[False]):
-                shorter[wins] += 1
+            if abs(pair["p"] - 0.5) >= CLEAR and not (wins and surplus > 0):
+                surplus += 1 if wins else -1
                 kept.append(pair)
         seed += 1
     return kept[:count]
@@ -207,8 +199,18 @@ def responses_elsewhere(folder: Path, split: str) -> set[str]:
     return found
 
 
+def written_pairs(count: int, seed: int, split: str, taken: set[str]) -> list[dict[str, Any]]:
+    """Up to `count` pairs of answers that the generator wrote, none of them `taken`."""
+    from data.generator.dialogues import make_pairs
+
+    return [{"messages": p["prompt"], "a": p["response_a"], "b": p["response_b"],
+             "topic": p["topic"], "source": "generator"}
+            for p in make_pairs(count, seed, split)
+            if not {p["response_a"], p["response_b"]} & taken]
+
+
 def sampled_pairs(count: int, seed: int, split: str, sampler: Path,
-                  taken: set[str] | frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+                  taken: set[str]) -> list[dict[str, Any]]:
     """Two different samples of the fine-tuned model to one prompt, none of them `taken`."""
     import torch
 

@@ -257,7 +257,7 @@ def compare(
         index = order[start:start + batch_size]
         batch = reward.pad([texts[i] for i in index], tokenizer.pad_token_id)
         logits = reward.reward_logits(model, **{k: v.to(where) for k, v in batch.items()})
-        probabilities[index] = logits.softmax(-1).double().cpu().numpy()
+        probabilities[index] = logits.double().softmax(-1).cpu().numpy()
     if both_orders:
         other = compare(model, tokenizer, swapped(rows), max_length, batch_size, False)
         probabilities = (probabilities + other[:, [1, 0, 2]]) / 2

@@ -267,9 +267,12 @@ def _quantisation(settings: Settings, source: str | Path) -> dict[str, Any]:
 def _placed(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
     if not getattr(model, "is_quantized", False):
         return model.to(device(settings))
-    for module in model.modules():  # on CPUs with AVX512-BF16, bitsandbytes 0.50 repacks weights
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # at the first evaluation, for good, and
-            module.support_avx512bf16_for_cpu = False  # no gradient passes the packed product
+    # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks four-bit weights at the first evaluation
+    # and keeps them so; the next training step then stops with "a view of a leaf Variable that
+    # requires grad is being used in an in-place operation".
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
 
 

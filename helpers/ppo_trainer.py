@@ -13,7 +13,10 @@ that records the old log-probabilities and values, which are the same numbers.
 
 Under several processes (`accelerate launch`) every process samples, scores and differentiates its
 share of each batch; the numbers per token are exchanged, so that whitening, means and the KL
-controller see the whole batch, and the run equals that of one process.
+controller see the whole batch, and the run equals that of one process. On CPUs (gloo, PyTorch
+2.13) a process now and then aborts or hangs while the interpreter shuts down, after training, even
+when the process group was closed; a script that is judged by its exit status should save what it
+made, wait for the others and leave by `os._exit`.
 """
 
 from __future__ import annotations

@@ -109,20 +109,24 @@ def load_profile(
         name: a shipped profile's name, or the path of a YAML file that differs from `embedded`.
         overrides: for example `{"ppo.kl_coef": 0.1, "data.root": "fresh/"}`; `out` moves
             `artifacts/` and `runs/` to another folder. With `models.base` at `scratch` the values
-            under `ppo_trl.scratch` take the place of their namesakes, unless these are given.
+            under `ppo_trl.scratch` take the place of their namesakes, unless the profile's file
+            or an override gives these.
         seed: the run's seed, kept as `settings.seed`.
 
     Raises:
         UserError: unknown profile or key, or a value that cannot be meant.
     """
     tree = _read("embedded")
+    given = set(overrides or {})
     if name != "embedded":
-        _merge(tree, _read(name), where=f"profile {name}")
+        changes = _read(name)
+        given |= set(flatten(changes))
+        _merge(tree, changes, where=f"profile {name}")
     for key, value in (overrides or {}).items():
         _override(tree, key, value)
     if tree["models"]["base"] == "scratch":
         for key, value in tree["ppo_trl"]["scratch"].items():
-            if f"ppo_trl.{key}" not in (overrides or {}):
+            if f"ppo_trl.{key}" not in given:
                 tree["ppo_trl"][key] = value
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError(f"seed is {seed!r}; it must be a whole number, 0 or more.")

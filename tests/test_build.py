@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
+from data import build as script
 from helpers import data
 from helpers.profiles import ROOT, load_profile
 
@@ -81,6 +83,50 @@ def test_the_labels_follow_their_stated_probability():
     squares = sum(p["probability"] ** 2 + (1 - p["probability"]) ** 2 for p in pairs) / len(pairs)
     assert abs(expected - squares) < 0.02
     assert 0.80 <= majority <= 0.90
+
+
+def test_bayes_ceiling_and_length_of_the_generator_pairs():
+    pairs = script.clear_pairs(
+        800, 31, lambda count, seed: script.written_pairs(count, seed, "train", set()))
+    assert 0.80 <= mean(max(p["p"], 1 - p["p"]) for p in pairs) <= 0.90
+    longer = [len(p["a"].split()) - len(p["b"].split()) for p in pairs]
+    right = [p["p"] if more > 0 else 1 - p["p"] if more < 0 else 0.5
+             for more, p in zip(longer, pairs, strict=True)]
+    assert abs(mean(right) - 0.5) <= 0.05
+
+
+def test_pairs_too_close_to_call_and_pairs_seen_before_are_left_out():
+    def make(count, seed):
+        return script.written_pairs(count, seed // 2, "train", set())  # the second round repeats
+
+    pairs = script.clear_pairs(120, 0, make)
+    assert len({tuple(sorted((p["a"], p["b"]))) for p in pairs}) == len(pairs) == 120
+    assert all(abs(p["p"] - 0.5) >= script.CLEAR for p in pairs)
+    shorter = [(len(p["a"]) < len(p["b"])) == (p["p"] > 0.5) for p in pairs]
+    assert sum(shorter) <= 60 + 1
+
+
+def test_a_split_leaves_out_what_earlier_splits_hold(tmp_path):
+    row = {"chosen": "\n\nHuman: q\n\nAssistant: yes, at noon", "rejected":
+           "\n\nHuman: q\n\nAssistant: no"}
+    for split in data.SPLITS[:2]:
+        script.write_jsonl(tmp_path / f"{split}.jsonl.gz", [
+            {k: f"{v} ({split})" for k, v in row.items()}])
+    found = {split: script.responses_elsewhere(tmp_path, split) for split in data.SPLITS}
+    assert found["train"] == set()
+    assert found["validation"] == {"yes, at noon (train)", "no (train)"}
+    assert found["test"] == found["validation"] | {"yes, at noon (validation)", "no (validation)"}
+    first = script.written_pairs(20, 3, "test", set())
+    banned = {first[0]["a"], first[5]["b"]}
+    rest = script.written_pairs(20, 3, "test", banned)
+    assert [p for p in first if not {p["a"], p["b"]} & banned] == rest != first
+
+
+def test_no_response_of_the_stored_pairs_stands_in_two_splits():
+    responses = [{row[side] for row in data.load_pairs(load_profile(), split)
+                  for side in ("chosen", "rejected")} for split in data.SPLITS]
+    assert not responses[0] & responses[1]
+    assert not (responses[0] | responses[1]) & responses[2]
 
 
 def test_length_tells_nothing_about_the_stored_pairs():

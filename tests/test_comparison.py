@@ -109,20 +109,22 @@ def test_decided_comparisons_become_pairs_and_scores_turn_with_them():
 def test_simulated_annotators_prefer_the_better_answer_and_tie_between_equals():
     from helpers import world
 
-    clear = {"prompt": PROMPT, "chosen": GOOD, "rejected": BAD,
-             "probability": world.preference_probability(PROMPT, GOOD, BAD)}
-    near = clear | {"rejected": GOOD.replace("bright", "sunny"), "probability": 0.5}
+    best = GOOD + (" For example, a pot on a south window in May feeds a family of four, because "
+                   "basil loves the sun.")
+    clear = {"prompt": PROMPT, "chosen": best, "rejected": BAD,
+             "probability": world.preference_probability(PROMPT, best, BAD)}
+    near = clear | {"rejected": best.replace("bright", "sunny"), "probability": 0.5}
     rows = comparison.simulated_comparisons([clear] * 60, seed=1)
     pairs = comparison.as_pairs(rows)
-    assert {row["response_a"] for row in rows} == {GOOD, BAD}  # either stands first
-    assert np.mean([pair["chosen"] == GOOD for pair in pairs]) > 0.8
-    assert np.mean([pair["score_gap"] > 0 for pair in pairs if pair["chosen"] == GOOD]) > 0.9
-    assert all(pair["probability"] > 0.5 for pair in pairs if pair["chosen"] == GOOD)
+    assert {row["response_a"] for row in rows} == {best, BAD}  # either stands first
+    assert np.mean([pair["chosen"] == best for pair in pairs]) > 0.8
+    assert np.mean([pair["score_gap"] > 0 for pair in pairs if pair["chosen"] == best]) > 0.9
+    assert all(pair["probability"] > 0.5 for pair in pairs if pair["chosen"] == best)
     tied = comparison.simulated_comparisons([near] * 60, seed=1)
     counted = [sum(row["winner"] == "tie" for row in judged) for judged in (rows, tied)]
     expected = 60 * 1.5 / 3.5  # by Davidson's rule, between equals
     assert abs(counted[1] - expected) < 3 * math.sqrt(expected * (1 - 1.5 / 3.5))
-    assert counted[0] < counted[1] - 5  # between unequals, fewer
+    assert counted[1] > 15 + counted[0]  # between unequals, fewer
     assert rows == comparison.simulated_comparisons([clear] * 60, seed=1)
     assert not any(row["winner"] == "tie" for row in comparison.simulated_comparisons(
         [near] * 60, seed=1, ties=0.0))

@@ -60,6 +60,12 @@ def test_only_settings_that_made_a_stage_make_it_stale(settings):
     assert "seed was 0, is 1" in stages.stale("sft", settings(seed=1))
 
 
+def test_values_for_a_base_from_scratch_count_only_where_they_take_effect(settings):
+    stages.save_stage("ppo_trl", settings(), Weights())
+    assert stages.stale("ppo_trl", settings(ppo_trl__scratch__kl_coef=0.5)) is None
+    assert "ppo_trl.kl_coef" in stages.stale("ppo_trl", settings(ppo_trl__kl_coef=0.5))
+
+
 def test_other_training_files_make_a_stage_stale(settings, monkeypatch):
     stages.save_stage("sft", settings(), Weights())
     monkeypatch.setattr(stages, "_files", lambda settings: "other files")

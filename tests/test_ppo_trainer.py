@@ -518,7 +518,7 @@ if trainer.accelerator.is_main_process:
     torch.save((t.weights(trainer), trainer.history), {out!r})
 trainer.accelerator.wait_for_everyone()
 trainer.accelerator.end_training()
-os._exit(0)  # all is on disk; gloo's threads now and then abort the interpreter's own way out
+os._exit(0)  # all is on disk; see the docstring of ppo_trainer on gloo's way out
 """
 
 

@@ -72,6 +72,16 @@ def test_a_base_from_scratch_brings_its_own_values_unless_others_are_given():
     assert given.ppo_trl.kl_coef == 0.3
 
 
+def test_a_profile_file_keeps_its_own_values_with_a_base_from_scratch(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("models: {base: scratch}\nppo_trl: {total_episodes: 512}\n")
+    mine = load_profile(str(path)).ppo_trl
+    assert mine.total_episodes == 512
+    assert mine.kl_coef == mine.scratch.kl_coef != load_profile().ppo_trl.kl_coef
+    large = load_profile("gpt2", {"models.base": "scratch"}).ppo_trl
+    assert large.total_episodes == load_profile("gpt2").ppo_trl.total_episodes
+
+
 def test_settings_are_frozen_and_out_moves_both_folders(tmp_path):
     settings = load_profile("embedded", {"out": str(tmp_path)})
     assert settings.artifacts == tmp_path / "artifacts" / "embedded"

@@ -233,12 +233,12 @@ def test_utility_is_roughly_standard(pairs):
 def test_demonstrations_are_better_than_graded_answers_but_leave_room():
     graded = mean(
         world.gold_utility(row["messages"][0]["content"], row["messages"][1]["content"])
-        for row in generator.make_dialogues(800, 31, "train")
+        for row in generator.make_dialogues(5000, 31, "train")
         if len(row["messages"]) == 2
     )
-    rows = generator.make_demonstrations(500, 8, "train")
+    rows = generator.make_demonstrations(3000, 8, "train")
     values = sorted(world.gold_utility(r["prompt"], r["response"]) for r in rows)
-    assert mean(values) > graded + 0.3
+    assert mean(values) > graded + 0.35
     assert values[int(0.9 * len(values))] > mean(values) + 1.0
 
 
