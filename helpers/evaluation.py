@@ -196,29 +196,31 @@ def response_logprobs(
     import torch
 
     model.eval()
-    width = prompt_ids.shape[1]
-    logprobs, entropies = [], []
+    device = next(model.parameters()).device
+    logprobs = torch.zeros(response_ids.shape)
+    entropies = torch.zeros(response_ids.shape)
+    width, prompts, responses = prompt_ids.shape[1], prompt_mask.sum(1), response_mask.sum(1)
+    # Rows of like length together, so that little padding is left once empty columns are cut off.
+    order = (prompts + responses).cpu().argsort(descending=True, stable=True)
     with torch.no_grad():
-        for i in range(0, len(prompt_ids), batch_size):
-            rows = slice(i, i + batch_size)
-            ids = torch.cat([prompt_ids[rows], response_ids[rows]], 1)
-            mask = torch.cat([prompt_mask[rows], response_mask[rows]], 1).long()
+        for rows in order.split(batch_size):
+            start, end = width - int(prompts[rows].max()), int(responses[rows].max())
+            ids = torch.cat([prompt_ids[rows, start:], response_ids[rows, :end]], 1)
+            mask = torch.cat([prompt_mask[rows, start:], response_mask[rows, :end]], 1).long()
             # Left padding shifts positions, so they are counted from the first real token.
             positions = (mask.cumsum(1) - 1).clamp_min(0)
-            device = next(model.parameters()).device
             logits = model(
                 input_ids=ids.to(device), attention_mask=mask.to(device),
                 position_ids=positions.to(device),
-            ).logits[:, width - 1 : -1].float().cpu() / temperature
+            ).logits[:, width - start - 1 : -1].float().cpu() / temperature
             logp = torch.log_softmax(logits, -1)
-            taken = response_ids[rows].cpu().unsqueeze(-1)
-            keep = response_mask[rows].bool().cpu()
-            logprobs.append(logp.gather(-1, taken).squeeze(-1).masked_fill(~keep, 0.0))
+            taken = response_ids[rows, :end].cpu().unsqueeze(-1)
+            keep = response_mask[rows, :end].bool().cpu()
+            logprobs[rows, :end] = logp.gather(-1, taken).squeeze(-1).masked_fill(~keep, 0.0)
             if with_entropy:
-                entropies.append(-(logp.exp() * logp).sum(-1).masked_fill(~keep, 0.0))
-    if with_entropy:
-        return torch.cat(logprobs), torch.cat(entropies)
-    return torch.cat(logprobs)
+                entropy = -(logp.exp() * logp).sum(-1)
+                entropies[rows, :end] = entropy.masked_fill(~keep, 0.0)
+    return (logprobs, entropies) if with_entropy else logprobs
 
 
 def best_of_n_kl(n: int) -> float:

@@ -194,12 +194,13 @@ def update_reward_model(
     replayed = Random(seed).sample(range(len(old_pairs)), enough)
     new = _encoded(tokenizer, new_pairs, max_length)
     old = _encoded(tokenizer, [old_pairs[i] for i in replayed], max_length)
+    old.sort(key=reward.shared_length, reverse=True)
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
     model.eval()
     with torch.no_grad():
         before = torch.cat([_margins(model, old[i : i + 64], pad) for i in range(0, len(old), 64)])
-    draws = zip(_batches(len(new), batch_size, seed),
-                _batches(len(old), old_batch_size, seed + 1), range(steps), strict=False)
+    draws = zip(_batches(new, batch_size, seed),
+                _batches(old, old_batch_size, seed + 1), range(steps), strict=False)
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
     history = []
     for some_new, some_old, step in draws:
@@ -245,14 +246,13 @@ def _margins(model: nn.Module, rows: Sequence[dict], pad_token_id: int) -> torch
     return chosen - rejected
 
 
-def _batches(n: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Row numbers without end: a new shuffle whenever all rows have been used."""
-    rng, left = Random(seed), []
+def _batches(rows: Sequence[dict], size: int, seed: int) -> Iterator[list[int]]:
+    """Row numbers without end, rows of like length together; a new order when all were used."""
+    lengths, left, epoch = [reward.shared_length(row) for row in rows], [], 0
     while True:
         while len(left) < size:
-            order = list(range(n))
-            rng.shuffle(order)
-            left += order
+            left += reward.length_grouped_order(lengths, size, seed, epoch)
+            epoch += 1
         yield left[:size]
         left = left[size:]
 

@@ -23,6 +23,8 @@ SHOWN = (
     ("06", ("reward_before", "reward_after", "kl", "gold_before", "gold_after"),
      "classifier's logit, KL in nats per response"),
     ("07", ("win_rate", "win_rate_low", "win_rate_high"), "PPO over SFT, gold being the judge"),
+    ("07", ("loop_ratings", "loop_preferred_before", "loop_preferred_after", "loop_accuracy_lost"),
+     "how often the named property is preferred, before and after the ratings"),
 )
 
 
@@ -68,8 +70,9 @@ def render(notebooks: dict[str, dict]) -> str:
         row = notebooks[stem]
         shown = ", ".join(
             f"{n} {row['metrics'][n]:.3g}" for n in names if row["metrics"].get(n) is not None)
-        lines.append(f"| {number} | {row['seconds']:.0f} | {row['peak_memory_mb']:.0f} | {shown} | "
-                     f"{meaning} |")
+        first = not lines[-1].startswith(f"| {number} ")
+        cost = f"{row['seconds']:.0f} | {row['peak_memory_mb']:.0f}" if first else " | "
+        lines.append(f"| {number} | {cost} | {shown} | {meaning} |")
     total = sum(row["seconds"] for row in notebooks.values())
     lines += ["", f"All notebooks: {total / 60:.1f} minutes. Measured on {date.today():%d %B %Y}, "
               f"{_processor()}, profile `embedded`, seed 0."]
