@@ -96,6 +96,10 @@ def _cell(cell: dict[str, Any], number: int) -> list[str]:
     lines = "".join(cell["source"]).splitlines()
     if len(lines) > MAX_LINES:
         problems.append(f"{len(lines)} lines; at most {MAX_LINES}")
+    compared = not {"nbval-ignore-output", "nbval-skip"} & set(cell["metadata"].get("tags", []))
+    if compared and lines and lines[-1].rstrip().endswith(";"):
+        problems.append("ends with a semicolon, which hides the value here but not from nbval; "
+                        "assign it instead")
     if cell.get("execution_count") not in (None, number):
         problems.append(f"has execution count {cell['execution_count']}; run from top to bottom")
     if any(o["output_type"] == "error" for o in cell["outputs"]):
