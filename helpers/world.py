@@ -6,8 +6,9 @@ banks), and which words and word classes may follow each other. It is a rule boo
 
 - **relevance**: share and amount of content words that belong to the subject asked about; words
   merely copied from the prompt count little; a refusal of a harmless question is irrelevant.
-- **creativity**: concrete, unusual words about the subject, each counted once; vague words count
-  nothing and stock phrases cost. Only what stands in legal word sequences counts.
+- **creativity**: concrete, unusual words, each counted once, those about the subject a little more;
+  an answer off the subject earns little, vague words nothing, and stock phrases cost. Only what
+  stands in legal word sequences counts.
 - **coherence**: sentences about one subject, joined by connectives; repetition and contradiction
   cost.
 - **fluency**: legal word sequences, capitals, complete last sentence, no padding words, no
