@@ -24,9 +24,9 @@ class ControlConfig:
 
     total_steps: int = 100_000  # environment steps, all copies together
     environments: int = 8  # copies that run side by side
-    rollout_steps: int = 128  # steps of each copy between two updates
-    epochs: int = 4
-    mini_batches: int = 4
+    rollout_steps: int = 32  # steps of each copy between two updates
+    epochs: int = 8
+    mini_batches: int = 2
     learning_rate: float = 1e-3
     gamma: float = 0.98
     lam: float = 0.8
@@ -38,12 +38,16 @@ class ControlConfig:
 
     @classmethod
     def for_environment(cls, name: str, **changes) -> ControlConfig:
-        """Settings under which ten of ten seeds solve CartPole-v1 or Acrobot-v1."""
+        """Settings under which ten of ten seeds solve CartPole-v1 or Acrobot-v1.
+
+        `benchmarks/control.py` measures it. With CartPole it is the number of updates that counts:
+        rollouts four times as long, so a quarter as many updates, left seven of ten seeds unsolved.
+        """
         known = {
             "CartPole-v1": {},
             "Acrobot-v1": {
                 "total_steps": 300_000, "environments": 16, "rollout_steps": 64, "epochs": 8,
-                "gamma": 0.99, "lam": 0.95, "entropy_coef": 0.01,
+                "mini_batches": 4, "gamma": 0.99, "lam": 0.95, "entropy_coef": 0.01,
             },
         }
         if name not in known:
