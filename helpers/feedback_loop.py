@@ -51,6 +51,29 @@ def property_marks(name: str, answers: Sequence[Sequence[str]]) -> np.ndarray:
     return np.array([[has_property(name, text) for text in row] for row in answers])
 
 
+def choose_property(wanted: str, answers: Sequence[Sequence[str]]) -> str:
+    """`wanted`, or another property where no question has answers with and without it.
+
+    The other one is that which most questions differ in; a printed sentence says so.
+
+    Raises:
+        UserError: no property of that name, or answers that differ in no property.
+    """
+    def split(name):
+        marks = property_marks(name, answers)
+        return int((marks.any(axis=1) & ~marks.all(axis=1)).sum())
+
+    if split(wanted):
+        return wanted
+    other = max(PROPERTIES, key=split)
+    if not split(other):
+        raise UserError("the answers to each question are alike in every property that can be "
+                        "named; sample more of them (feedback.best_of, feedback.held_out).")
+    print(f"No question has answers both with and without the property {wanted!r}; {other!r} "
+          "takes its place.")
+    return other
+
+
 # ------------------------------------------------------------------------------------- answers
 
 

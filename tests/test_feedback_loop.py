@@ -71,6 +71,19 @@ def test_an_unknown_property_is_refused_with_the_known_ones():
 # ------------------------------------------------------------------------------------- ratings
 
 
+def test_a_property_that_no_question_differs_in_gives_way_to_one_that_most_do(capsys):
+    answers = [["It is late.", "In Oslo it is late.", "Ask two friends."],
+               ["It is late.", "Ask me in May.", "Sleep."]]
+    assert feedback_loop.choose_property("number", answers) == "number"
+    assert capsys.readouterr().out == ""
+    assert feedback_loop.choose_property("reason", answers) == "place"
+    assert "the property 'reason'; 'place' takes its place" in capsys.readouterr().out
+    with pytest.raises(UserError, match="alike in every property"):
+        feedback_loop.choose_property("reason", [["Yes.", "No."]])
+    with pytest.raises(UserError, match="must be one of"):
+        feedback_loop.choose_property("rhyme", answers)
+
+
 def test_only_questions_whose_answers_differ_are_asked_and_half_of_the_answers_have_it():
     prompts = ["all", "none", "mixed", "one", "mixed too", "not reached"]
     answers = [["because a", "because b", "because c", "because d"], ["a", "b", "c", "d"],
