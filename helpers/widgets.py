@@ -232,12 +232,14 @@ class RatingPanel(FeedbackPanel):
         self._busy = False
 
     def _fill(self, item: Item | None) -> None:
-        _set_text(self.response, str(item["response"]) if item else "")
+        # The text comes last: who sees it may press at once, and a browser that is behind would
+        # otherwise clear what was pressed together with the old ratings.
         for toggle in self.toggles.values():
             toggle.value = None
             toggle.disabled = item is None
         # Never disabled for want of a value: somebody quick at the Tab key would pass over it.
         self.save_button.disabled = item is None
+        _set_text(self.response, str(item["response"]) if item else "")
 
     def _key_of(self, item: Item):
         return str(item["prompt"]), str(item["response"])

@@ -65,6 +65,16 @@ def test_the_next_item_starts_empty(store):
     assert all(toggle.value is None for toggle in panel.toggles.values())
 
 
+def test_the_old_ratings_are_cleared_before_the_next_text_appears(store):
+    panel, seen = rate_responses(ITEMS, store), []
+    for name, toggle in panel.toggles.items():
+        toggle.observe(lambda change, name=name: seen.append((name, change["new"])), "value")
+    panel.response.observe(lambda change: seen.append(("text", change["new"])), "value")
+    panel.rate(GOOD)
+    assert seen[-1] == ("text", ITEMS[1]["response"])
+    assert [name for name, value in seen if value is None] == list(GOOD)
+
+
 def test_autosave_writes_once_when_the_last_dimension_is_set(store):
     panel = rate_responses(ITEMS, store, dimensions=["move"], autosave=True)
     for value in (1, 5, 5, 2):
