@@ -86,8 +86,9 @@ class Job:
                 if len(ids) <= PROMPT_TOKENS]
         self.prompts = list(dict.fromkeys(kept))[:512]
         torch.manual_seed(1)
-        self.reward_model = models.new_reward_model(copy.deepcopy(self.policy), self.tokenizer)
+        self.reward_model = models.new_reward_model(self.policy, self.tokenizer, settings)
         models.disable_dropout(self.reward_model)
+        reward.set_normalisation(self.reward_model, [-1.0, 1.0])  # as it is: mean 0, spread 1
 
     def models(self):
         policy, reference = copy.deepcopy(self.policy), copy.deepcopy(self.policy)
@@ -177,7 +178,7 @@ def main() -> int:
     rate, rows, targets = matmul_rate(), [], {"ours, separate value model": 2.5,
                                               "ours, value head on trunk": 4.0}
     print(f"matrix products: {rate:.0f} GFLOP/s in float32 on {arguments.threads} threads")
-    missed = 0
+    missed, ratios = 0, {}
     for kind, full in (("natural length", False), ("full length", True)):
         job = Job(settings, full)
         best: dict[str, dict] = {}
@@ -199,6 +200,8 @@ def main() -> int:
                 share = f"{work * row['episodes_per_second'] / rate:.0%}"
             print(f"{name:<28}{row['episodes_per_second']:>11.1f}{ratio:>13.2f}"
                   f"{1000 * row['cpu_seconds_per_episode']:>16.1f}{cpu:>11.2f}{share:>9}")
+            if name != "TRL":
+                ratios[f"{name}, {kind}"] = round(ratio, 3)
             if not full and ratio < targets.get(name, 0):
                 missed += 1
         for name, row in best.items():
@@ -207,8 +210,9 @@ def main() -> int:
                 print(f"{name}: " + ", ".join(
                     f"{k.removesuffix('_seconds')} {row[k] / total:.0%}"
                     for k in row if k.endswith("_seconds")))
-    print("stored:", _store.save("ppo", rows, matmul_gflops=round(rate, 1), batch=BATCH,
-                                 epochs=EPOCHS, max_new_tokens=NEW_TOKENS).name)
+    print("stored:", _store.save("ppo", rows, ratio=ratios, goals=targets, batch=BATCH,
+                                 matmul_gflops=round(rate, 1), epochs=EPOCHS,
+                                 max_new_tokens=NEW_TOKENS).name)
     return int(missed > 0)
 
 

@@ -3,11 +3,12 @@
     python benchmarks/ppo_frontier.py [--seeds 3] [--points 8] [--samples 256] [--prompts 256]
 
 Both trainers get the same prompts, reward, episodes and settings (`trl_adapter.trl_config` and
-`our_config`). A few times during training the policy is measured on held-out prompts: mean reward,
-mean gold sentiment, KL. Gao et al. 2022 (arXiv 2210.10760) draw gold against √KL; `area` is what
-lies between that curve, as a gain over the untouched model, and zero, from 0 to the largest √KL
-that every run has reached. `ratio` is ours over TRL's, each the mean of its seeds. The draws for
-best-of-n are many, so they come from a part of the prompts, each compared with its own mean.
+`our_config`), and each a value model of its own. A few times during training the policy is
+measured on held-out prompts: mean reward, mean gold sentiment, KL. Gao et al. 2022 (arXiv
+2210.10760) draw gold against √KL; `area` is what lies between that curve, as a gain over the
+untouched model, and zero, from 0 to the largest √KL that every run has reached. `ratio` is ours
+over TRL's, each the mean of its seeds. The draws for best-of-n are many, so they come from a part
+of the prompts, each compared with its own mean.
 """
 
 from __future__ import annotations
@@ -77,8 +78,10 @@ def run_ours(job: Job, seed: int, points: int) -> list[dict]:
         if row["step"] in due:
             rows.append({"episodes": row["episodes"], **job.measure(trainer.policy)})
 
-    trainer = ppo_trainer.PPO(copy.deepcopy(job.policy), job.reference, job.reward_fn,
-                              job.tokenizer, config, callbacks=[watch])
+    trainer = ppo_trainer.PPO(
+        copy.deepcopy(job.policy), job.reference, job.reward_fn, job.tokenizer, config,
+        value_model=trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id),
+        callbacks=[watch])
     trainer.train(job.train)
     return rows
 

@@ -83,6 +83,34 @@ def fast_bfloat16(kind: str = "cpu") -> bool:
         seconds(torch.float32) for _ in range(3))
 
 
+def mixed_precision(settings: Settings) -> bool:
+    """Whether training multiplies in bfloat16: the profile allows it and it is faster here."""
+    return settings.mixed_precision == "auto" and fast_bfloat16(device(settings).type)
+
+
+def plain_attention(model: nn.Module) -> nn.Module:
+    """On a CPU, compute attention by plain matrix products; elsewhere change nothing.
+
+    PyTorch 2.13's fused attention has no fast bfloat16 there: its backward pass took three times
+    as long as in float32, and ate up what all other layers had gained.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if next(inner.parameters()).device.type == "cpu" and hasattr(inner, "set_attn_implementation"):
+        inner.set_attn_implementation("eager")
+    return model
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """Give a model that Trainer has trained its own `forward` back, in place.
+
+    Trainer and TRL leave theirs on the model: it would go on computing in mixed precision, and a
+    second training, which takes it for prepared, would not.
+    """
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
+    return model
+
+
 @cache
 def reuse_memory() -> bool:
     """Ask glibc to keep freed memory instead of giving every large tensor back to the system.

@@ -40,7 +40,7 @@ from torch import nn
 from helpers import ppo
 from helpers.errors import UserError
 from helpers.generation import check_tokenizer, sample, uniform_noise
-from helpers.models import disable_dropout, freeze
+from helpers.models import disable_dropout, freeze, mixed_precision, plain_attention
 
 RewardFn = Callable[[list[str], list[str]], Sequence[float]]
 
@@ -116,10 +116,11 @@ class PPOConfig:
 
     @classmethod
     def from_settings(cls, settings: Any, **changes: Any) -> PPOConfig:
-        """The `ppo:` section of a profile, its seed, and `changes` on top."""
+        """The `ppo:` section of a profile, its seed and precision, and `changes` on top."""
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in settings.ppo.as_dict().items() if k in known}
-        return cls(**{"seed": settings.seed, **values, **changes})
+        precision = "bfloat16" if mixed_precision(settings) else "float32"
+        return cls(**{"seed": settings.seed, "precision": precision, **values, **changes})
 
 
 def sum_of(*rewards: RewardFn, weights: Sequence[float] | None = None) -> RewardFn:
@@ -340,6 +341,10 @@ class PPO:
             policy.gradient_checkpointing_enable({"use_reentrant": False})
             if adapters and hasattr(policy, "enable_input_require_grads"):
                 policy.enable_input_require_grads()
+        if self.config.precision == "bfloat16":
+            for part in (policy, self.reference, value_model):
+                if part is not None:
+                    plain_attention(part)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         if not self._trainable:
             raise UserError("PPO: no parameter of the policy requires a gradient; unfreeze some.")

@@ -25,6 +25,7 @@ SETTINGS = Path(__file__).resolve().parent / "settings"
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("auto", "float32", "bfloat16"),
+    "mixed_precision": ("auto", "none"),
     "models.quantise": ("none", "nf4"),
     "models.scratch.architecture": ("gpt2", "gpt_neo", "llama"),
     "feedback.source": ("simulated", "human"),

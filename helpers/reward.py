@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
 from helpers.errors import UserError
+from helpers.models import plain_attention, without_wrappers
 
 # ------------------------------------------------------------------------------- the mathematics
 
@@ -342,13 +343,43 @@ def score(
 
 
 def score_pairs(
-    model: nn.Module, tokenizer, pairs: Sequence[dict], batch_size: int = 64, **options
+    model: nn.Module, tokenizer, pairs: Sequence[dict], batch_size: int = 32,
+    max_length: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Raw rewards of the chosen and of the rejected responses, each (n,)."""
-    prompts = [pair["prompt"] for pair in pairs]
-    texts = [pair["chosen"] for pair in pairs] + [pair["rejected"] for pair in pairs]
-    rewards = score(model, tokenizer, prompts + prompts, texts, batch_size, **options)
-    return rewards[: len(pairs)], rewards[len(pairs) :]
+    """Raw rewards of the chosen and of the rejected responses, each (n,), as `score` gives them.
+
+    A prompt is read once for both responses where the model allows it and nothing is cut.
+    """
+    check_tokenizer(tokenizer)
+    limit = min(max_length or 1 << 30, _position_limit(model) or 1 << 30)
+    together = []
+    if can_share_prompts(model):
+        for row, pair in enumerate(pairs):
+            prompt, chosen = encode_response(tokenizer, pair["prompt"], pair["chosen"])
+            rejected = encode_response(tokenizer, "", pair["rejected"])[1]
+            if prompt and len(prompt) + max(len(chosen), len(rejected)) <= limit:
+                together.append({"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected,
+                                 "prompt_length": len(prompt), "margin": 0.0, "row": row})
+    together.sort(key=lambda row: -shared_length(row))
+    rewards = np.zeros((2, len(pairs)))
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    for start in range(0, len(together), batch_size):
+        rows = together[start : start + batch_size]
+        batch = collate_shared(rows, tokenizer.pad_token_id)
+        with torch.no_grad():
+            both = pair_rewards(model, {name: t.to(device) for name, t in batch.items()})
+        rewards[:, [row["row"] for row in rows]] = torch.stack(both).double().cpu().numpy()
+    model.train(was_training)
+    shared = {row["row"] for row in together}
+    apart = [row for row in range(len(pairs)) if row not in shared]
+    if apart:
+        prompts = [pairs[row]["prompt"] for row in apart]
+        texts = [pairs[row][side] for side in ("chosen", "rejected") for row in apart]
+        rewards[:, apart] = score(
+            model, tokenizer, prompts + prompts, texts, 2 * batch_size, max_length
+        ).reshape(2, -1)
+    return rewards[0], rewards[1]
 
 
 def set_normalisation(model: nn.Module, rewards: Sequence[float]) -> tuple[float, float]:
@@ -554,7 +585,10 @@ class PairTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        chosen, rejected = pair_rewards(model, inputs, pool=self.pool_fn)
+        # Trainer's own autocast wraps `model.forward`, which `pair_rewards` does not call.
+        kind = inputs["input_ids"].device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.args.bf16):
+            chosen, rejected = pair_rewards(model, inputs, pool=self.pool_fn)
         # The margin is a training device: evaluation measures the plain likelihood.
         margin = inputs["margin"] + self.margin if model.training else 0.0
         loss = self.loss_fn(chosen, rejected, margin)
@@ -578,13 +612,6 @@ class PairTrainer(Trainer):
         batch_size = self._train_batch_size * max(1, self.args.world_size)
         length = shared_length if self.share_prompts else lambda row: row["length"]
         return LengthGroupedSampler([length(row) for row in rows], batch_size, self.args.seed)
-
-
-def use_bf16(settings) -> bool:
-    """Whether to train in mixed precision: asked for by `dtype`, and fast on this machine."""
-    from helpers.models import device, fast_bfloat16
-
-    return settings.dtype != "float32" and fast_bfloat16(device(settings).type)
 
 
 def _pair_metrics(prediction) -> dict[str, float]:
@@ -663,6 +690,8 @@ def train_reward_model(
         seed=seed,
         report_to=report_to,
     )
+    if bf16:
+        plain_attention(model)
     stopping = [EarlyStoppingCallback(patience)] if patience else []
     trainer = PairTrainer(
         model=model,
@@ -680,7 +709,7 @@ def train_reward_model(
     trainer.remove_callback(PrinterCallback)
     checkpoints = list(Path(folder).glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
-    model.eval()
+    without_wrappers(model).eval()
     pairs_per_step = batch_size * gradient_accumulation
     return _history(trainer.state.log_history, pairs_per_step, round(len(train) * epochs))
 

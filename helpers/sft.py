@@ -107,9 +107,17 @@ def train_sft(
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from helpers.models import reuse_memory
+    from helpers.models import (
+        mixed_precision,
+        plain_attention,
+        reuse_memory,
+        without_wrappers,
+    )
 
     reuse_memory()
+    bf16 = mixed_precision(settings)
+    if bf16:
+        plain_attention(model)
     disable_progress_bars()
     rows = Dataset.from_list([_tokens(tokenizer, r) for r in train])
     section = settings.sft
@@ -122,14 +130,14 @@ def train_sft(
             weight_decay=0.0, max_length=None, packing=False, completion_only_loss=True,
             train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 30),
             save_strategy="no", report_to="none", disable_tqdm=True, activation_checkpointing=False,
-            bf16=next(model.parameters()).is_cuda and torch.cuda.is_bf16_supported(),
+            bf16=bf16,
             use_cpu=not next(model.parameters()).is_cuda, dataloader_pin_memory=False,
             eos_token=tokenizer.eos_token)
         trainer = SFTTrainer(model=model, args=config, train_dataset=rows,
                              processing_class=tokenizer, callbacks=list(callbacks))
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    model.eval()
+    without_wrappers(model).eval()
     return [{"step": r["step"], "loss": r["loss"]} for r in trainer.state.log_history
             if "loss" in r]
 

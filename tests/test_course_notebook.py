@@ -110,6 +110,21 @@ def test_an_interval_upside_down_is_refused():
         course.verdict("x", 0.5, 0.6, 0.4)
 
 
+def test_a_stored_benchmark_is_read_with_its_origin_and_a_missing_one_named(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("helpers.profiles.ROOT", tmp_path)
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    stored = {"date": "2026-01-02", "commit": "abc", "machine": "a box", "rows": [1]}
+    (folder / "speed.json").write_text(json.dumps(stored))
+    assert course.benchmark("speed") == stored
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in ("2026-01-02", "abc", "a box"))
+    assert course.benchmark("depth") is None
+    assert "python benchmarks/depth.py" in capsys.readouterr().out
+
+
 def test_the_pipeline_lights_one_notebook(monkeypatch):
     shown = []
     monkeypatch.setattr(notebook, "_show", shown.append)

@@ -53,6 +53,26 @@ def test_every_architecture_trains(architecture):
     assert metrics["curve"][-1][1] < metrics["curve"][0][1]
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_mixed_precision_asks_the_profile_and_the_machine(monkeypatch, fast):
+    monkeypatch.setattr(models, "fast_bfloat16", lambda kind: fast)
+    assert models.mixed_precision(load_profile()) is fast
+    assert not models.mixed_precision(load_profile("embedded", {"mixed_precision": "none"}))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_plain_attention_predicts_the_same(architecture):
+    model, tokenizer, _ = models.train_from_scratch(
+        TEXTS, scratch(architecture=architecture, tokens=3000), progress=False)
+    batch = tokenizer(["The old cat sat on", "The"], return_tensors="pt", padding=True)
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        before = model(**batch).logits[:, -1]
+        after = models.plain_attention(model)(**batch).logits[:, -1]
+    assert model.config._attn_implementation == "eager"
+    assert torch.allclose(before, after, atol=1e-5)
+
+
 def test_the_tokenizer_encodes_any_text_without_loss(trained):
     _, tokenizer, _ = trained
     for text in ("Unseen Wörter, 数字 and 🙂", "\n\nHuman: hi\n\nAssistant:"):

@@ -349,7 +349,11 @@ def test_lora_equals_full_training_of_the_same_adapter_with_a_copied_reference(t
 
 def test_bfloat16_starts_with_ratio_one_and_stays_near_float32(tokenizer):
     full = run(tokenizer, updates=2)
-    half = run(tokenizer, updates=2, precision="bfloat16")
+    policy, seen = new_policy(), set()
+    policy.transformer.h[0].mlp.c_fc.register_forward_hook(
+        lambda m, i, output: seen.add(output.dtype) if output.requires_grad else None)
+    half = run(tokenizer, policy, updates=2, precision="bfloat16")
+    assert seen == {torch.bfloat16}
     assert half.history[0]["kl"] == pytest.approx(0, abs=1e-2)
     assert all(p.dtype == torch.float32 for p in half.model.parameters())
     assert (weights(full) - weights(half)).abs().max() < 0.05

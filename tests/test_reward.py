@@ -117,6 +117,19 @@ def test_a_shared_prompt_changes_neither_rewards_nor_gradients(tokenizer, kind):
         torch.testing.assert_close(shared, apart, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_pairs_scored_together_have_the_rewards_of_texts_scored_alone(tokenizer, kind):
+    model, pairs = make_model(tokenizer, kind).train(), make_pairs(30)
+    pairs[4] = {**pairs[4], "prompt": pairs[4]["prompt"] * 12}  # does not fit: cut from the left
+    pairs[7] = {**pairs[7], "prompt": ""}
+    found = reward.score_pairs(model, tokenizer, pairs, batch_size=4, max_length=40)
+    assert model.training
+    for side, rewards in zip(("chosen", "rejected"), found, strict=True):
+        alone = [reward.score(model, tokenizer, [p["prompt"]], [p[side]], max_length=40)[0]
+                 for p in pairs]
+        np.testing.assert_allclose(rewards, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_reward_equals_the_library_on_right_padding(tokenizer):
     model = make_model(tokenizer)
     batch = reward.pad([[3, 4, 5], [6, 7, 8, 9, 10]], tokenizer.pad_token_id)
@@ -327,6 +340,18 @@ def train(tokenizer, folder, model=None, pairs=None, **options):
         model, tokenizer, pairs or make_pairs(160), make_pairs(60, seed=1), folder, **options
     )
     return model, history
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_mixed_precision_multiplies_in_bfloat16_and_keeps_weights_in_float32(
+    tokenizer, tmp_path, bf16
+):
+    model, seen = make_model(tokenizer), set()
+    for block in model.transformer.h:
+        block.mlp.c_fc.register_forward_hook(lambda m, i, output: seen.add(output.dtype))
+    train(tokenizer, tmp_path, model, epochs=1, evaluations=2, bf16=bf16)
+    assert seen == {torch.bfloat16 if bf16 else torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_training_learns_and_records_the_start(tokenizer, tmp_path):

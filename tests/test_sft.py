@@ -54,6 +54,21 @@ def test_training_lowers_the_loss_of_responses_it_did_not_see(base, capsys):
     assert "loss" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_training_multiplies_in_bfloat16_where_that_is_faster(base, monkeypatch, fast):
+    model, tokenizer = base
+    monkeypatch.setattr(models, "fast_bfloat16", lambda kind: fast)
+    seen = set()
+    hook = model.transformer.h[0].mlp.c_fc.register_forward_hook(
+        lambda m, i, output: seen.add(output.dtype))
+    sft.train_sft(model, tokenizer, ROWS[:16], load_profile("embedded", {"sft.batch_size": 8}))
+    hook.remove()
+    assert seen == {torch.bfloat16 if fast else torch.float32}
+    assert next(model.parameters()).dtype == torch.float32
+    assert model(torch.tensor([[5]])).logits.dtype == torch.float32
+    assert "forward" not in vars(model)
+
+
 def test_rows_longer_than_the_limit_are_left_out_and_none_left_is_an_error(base):
     _, tokenizer = base
     long = {"prompt": ROWS[0]["prompt"], "response": "and " * 200}

@@ -1,9 +1,9 @@
 """The course itself: what a notebook calls, and the command line around the notebooks.
 
 A notebook says `from helpers import course` and then uses `course.start`, `course.versions`,
-`course.pipeline`, `course.record`, `course.verdict`, `course.require` and `course.save_stage`.
-They are read on first use, because the command line has to start on a Python that has nothing
-installed.
+`course.pipeline`, `course.record`, `course.verdict`, `course.benchmark`, `course.require` and
+`course.save_stage`. They are read on first use, because the command line has to start on a Python
+that has nothing installed.
 """
 
 import importlib
@@ -14,6 +14,7 @@ _API = {
     "pipeline": "notebook",
     "record": "notebook",
     "verdict": "notebook",
+    "benchmark": "notebook",
     "require": "stages",
     "save_stage": "stages",
     "stage_info": "stages",

@@ -246,6 +246,23 @@ def record(**metrics: float) -> None:
             file.write(json.dumps(tidy) + "\n")
 
 
+def benchmark(name: str) -> dict[str, Any] | None:
+    """What `benchmarks/<name>.py` last stored, and a line that says when, where and at what commit.
+
+    None, and the command that would make it, where nothing is stored.
+    """
+    from helpers.profiles import ROOT
+
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if not path.is_file():
+        print(f"Nothing is stored of this benchmark; `python benchmarks/{name}.py` makes it.")
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    print(f"From benchmarks/results/{path.name}: {stored['date']}, commit {stored['commit']}, "
+          f"{stored['machine']}.")
+    return stored
+
+
 def _number(name: str, value: Any) -> float | int | None:
     if hasattr(value, "item"):  # a NumPy or torch scalar
         try:
