@@ -87,7 +87,6 @@ class Job:
         self.prompts = list(dict.fromkeys(kept))[:512]
         torch.manual_seed(1)
         self.reward_model = models.new_reward_model(self.policy, self.tokenizer, settings)
-        models.disable_dropout(self.reward_model)
         reward.set_normalisation(self.reward_model, [-1.0, 1.0])  # as it is: mean 0, spread 1
 
     def models(self):

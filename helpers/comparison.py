@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, PrinterCallback, Tr
 
 from helpers import reward
 from helpers.errors import UserError
+from helpers.models import without_wrappers
 
 WINNERS = ("a", "b", "tie")
 
@@ -154,7 +155,10 @@ class ComparisonTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        logits = reward.reward_logits(model, inputs["input_ids"], inputs["attention_mask"])
+        # As in `PairTrainer`: Trainer's own autocast wraps `model.forward`, which is not called.
+        kind = inputs["input_ids"].device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.args.bf16):
+            logits = reward.reward_logits(model, inputs["input_ids"], inputs["attention_mask"])
         loss = F.cross_entropy(logits, inputs["label"])
         if not torch.isfinite(loss):
             rows = ", ".join(str(row) for row in inputs["row"].tolist())
@@ -222,7 +226,7 @@ def train_comparison_model(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    model.eval()
+    without_wrappers(model).eval()
     return [
         {"step": row["step"], "loss": row["eval_loss"], "accuracy": row["eval_accuracy"]}
         for row in trainer.state.log_history if "eval_loss" in row

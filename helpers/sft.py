@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.errors import UserError
+from helpers.models import mixed_precision, plain_attention, reuse_memory, without_wrappers
 from helpers.profiles import Settings
 
 IGNORED = -100
@@ -106,13 +107,6 @@ def train_sft(
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
-
-    from helpers.models import (
-        mixed_precision,
-        plain_attention,
-        reuse_memory,
-        without_wrappers,
-    )
 
     reuse_memory()
     bf16 = mixed_precision(settings)

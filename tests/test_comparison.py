@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from test_reward import make_model, make_pairs, make_tokenizer
 
 from helpers import comparison
@@ -44,6 +45,16 @@ def test_bad_comparisons_are_named(tokenizer):
         comparison.encode_comparisons(tokenizer, [rows[0] | {"response_b": " "}], 64)
     with pytest.raises(UserError, match="none of the 3 comparisons fits"):
         comparison.encode_comparisons(tokenizer, rows, 4)
+
+
+def test_mixed_precision_multiplies_in_bfloat16(tokenizer, tmp_path):
+    model, seen = make_model(tokenizer, num_labels=3), set()
+    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda m, i, o: seen.add(o.dtype))
+    comparison.train_comparison_model(
+        model, tokenizer, make_rows(20), make_rows(8, seed=1), tmp_path, max_length=64, bf16=True
+    )
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_training_learns_wins_and_ties_and_the_order_has_no_say(tokenizer, tmp_path):
