@@ -2,10 +2,11 @@
 
     python benchmarks/reward_curves.py [--studies pairs noise …] [--seeds 0 1 2]
 
-Every run starts from the shipped `sampler`, a model fine-tuned as in
-notebook 03, and is judged on the same held-out pairs of the embedded world by the true preference
-probabilities. Runs named here replace their stored rows; the others stay, as long as model and
-data are the same. Seconds are processor seconds over threads in use.
+Every run starts from the shipped `sampler`, a model fine-tuned as in notebook 03, and is judged on
+the same held-out pairs of the embedded world by the true preference probabilities. The reward model
+is a head on the last token; the study `likelihood` adds what notebook 04 adds. Runs named here
+replace their stored rows; the others stay, as long as model and data are the same. Seconds are
+processor seconds over threads in use.
 """
 
 from __future__ import annotations
@@ -239,9 +240,26 @@ def adapters_study(bench: Bench, seed: int) -> Iterator[Row]:
         yield {"arm": arm, "trainable": models.count_parameters(model)["trainable"]} | row
 
 
+def likelihood_study(bench: Bench, seed: int) -> Iterator[Row]:
+    """The backbone's likelihood alone, and head and likelihood together, as in notebook 04.
+
+    The head alone is in the study `pairs`.
+    """
+    for count in [n for n in SIZES[1:] if n <= len(bench.train)]:
+        pairs, model = bench.some(count, seed), bench.model(seed)
+        weight = reward.fit_weight(
+            reward.likelihood_margins(model, bench.tokenizer, bench.validation))
+        if count == SIZES[1]:  # nothing is learned here, so the number of pairs does not matter
+            alone = reward.likelihood_margins(model, bench.tokenizer, bench.test)
+            yield {"arm": "likelihood alone", "pairs": 0} | bench.judge(weight * alone)
+        reward.use_likelihood(model, weight)
+        yield {"arm": "head and likelihood", "weight": round(weight, 2)} | bench.run(
+            model, pairs, seed)
+
+
 STUDIES: dict[str, Study] = {
     "pairs": pairs_study, "noise": noise_study, "losses": losses_study, "order": order_study,
-    "adapters": adapters_study,
+    "adapters": adapters_study, "likelihood": likelihood_study,
 }
 
 
@@ -250,7 +268,7 @@ def made_of(bench: Bench) -> str:
     digest = hashlib.sha256((SOURCE / "model.safetensors").read_bytes())
     digest.update(data.fingerprint(bench.settings).encode())
     reward_settings = {k: v for k, v in bench.settings.reward.as_dict().items()
-                       if k not in ("eval_pairs", "report_to")}
+                       if k not in ("eval_pairs", "report_to", "likelihood")}
     digest.update(repr((reward_settings, len(bench.test), bench.scale)).encode())
     return digest.hexdigest()[:16]
 

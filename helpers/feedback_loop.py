@@ -197,7 +197,9 @@ def update_reward_model(
 
     Each step takes a Bradley-Terry loss on new pairs, plus `keep` times `keep_loss_fn(margins,
     old_margins)` on old pairs, where `old_margins` are those of the model before the first step.
-    With `keep` 0 nothing holds the model back. Dropout stays off.
+    With `keep` 0 nothing holds the model back. Dropout stays off. What the backbone's likelihood
+    adds to the reward (`reward.use_likelihood`) stands aside during the update: it is the head
+    that learns from the new pairs and stays with the old ones.
 
     new_pairs, old_pairs: dictionaries `prompt, chosen, rejected`; the rating gap that
     `feedback.ratings_to_pairs` calls `margin` is in points, not in reward, and is not used.
@@ -220,6 +222,8 @@ def update_reward_model(
     old.sort(key=reward.shared_length, reverse=True)
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
     model.eval()
+    weight = reward.likelihood_weight(model)
+    reward.use_likelihood(model, 0.0)  # few pairs: a backbone would rather learn them by heart
     with torch.no_grad():
         before = torch.cat([_margins(model, old[i : i + 64], pad) for i in range(0, len(old), 64)])
     draws = zip(_batches(new, batch_size, seed),
@@ -241,6 +245,7 @@ def update_reward_model(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         history.append({"step": step + 1, "new_loss": new_loss.item(), "old_loss": old_loss.item()})
+    reward.use_likelihood(model, weight)
     return history
 
 

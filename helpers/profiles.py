@@ -44,7 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
 MAY_BE_ZERO = {
     "ppo.kl_coef", "ppo.entropy_coef", "ppo.value_coef", "ppo.missing_eos_penalty",
     "ppo.gamma", "ppo.lam", "ppo.updates", "ppo_trl.kl_coef", "ppo_trl.missing_eos_penalty",
-    "reward.margin", "sft.warmup_share", "reward.warmup_share",
+    "reward.margin", "reward.likelihood", "sft.warmup_share", "reward.warmup_share",
 }
 # Keys that may be null although the schema's value is a number, or numbers although it is null.
 OPTIONAL_NUMBERS = {

@@ -61,18 +61,93 @@ def reward_logits(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     pool: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = pool_last_token,
+    response_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Raw rewards of a batch: backbone, last real token, head.
 
-    input_ids, attention_mask: (batch, length), padded on either side. Returns (batch,) in float32.
-    The positions are counted from the mask, so padding moves no token to another position.
+    input_ids, attention_mask: (batch, length), padded on either side; response_mask, of the same
+    shape, is 1 on the tokens of the response, and needed where the model has a
+    `likelihood_weight` (`use_likelihood`). Returns (batch,) in float32. The positions are counted
+    from the mask, so padding moves no token to another position.
     """
     backbone = getattr(model, model.base_model_prefix)
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     if _takes_positions(type(backbone)):
         inputs["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
     hidden = backbone(**inputs, use_cache=False).last_hidden_state
-    return model.score(pool(hidden, attention_mask)).squeeze(-1).float()
+    rewards = model.score(pool(hidden, attention_mask)).squeeze(-1).float()
+    if not likelihood_weight(model):
+        return rewards
+    rows, place = response_mask[:, 1:].nonzero(as_tuple=True)
+    told = token_logprobs(model, hidden[rows, place], input_ids[rows, place + 1])
+    return rewards + likelihood_weight(model) * _means(told, rows, len(rewards))
+
+
+def likelihood_weight(model: nn.Module) -> float:
+    """What one nat per token of likelihood adds to the reward; 0 where it adds nothing."""
+    return getattr(model.config, "likelihood_weight", None) or 0.0
+
+
+def use_likelihood(model: nn.Module, weight: float) -> nn.Module:
+    """Let a reward model add `weight` times the mean log-probability of the response, in place.
+
+    The head reads one hidden state; the mean over the response's tokens of log p(token | before)
+    says what the same backbone thinks of every word on the way. It is the reward of SimPO (Meng et
+    al. 2024, arXiv:2405.14734), trained on together with the head. `weight` is in units of reward
+    per nat; 0 leaves the head alone. Raises UserError for a backbone whose output embedding is not
+    its input embedding, since a reward model does not keep the former.
+    """
+    if weight and not getattr(model.config, "tie_word_embeddings", True):
+        raise UserError(
+            "reward.likelihood needs a backbone that shares input and output embeddings, and this "
+            "one does not; set reward.likelihood=0."
+        )
+    model.config.likelihood_weight = weight
+    return model
+
+
+def likelihood_margins(model: nn.Module, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
+    """Mean log-probability of the chosen less that of the rejected response, in nats: (n,).
+
+    By the backbone as it is; the head has no part in it.
+    """
+    weight, parts = likelihood_weight(model), []
+    for value in (weight + 1.0, weight):  # the reward is linear in the weight
+        use_likelihood(model, value)
+        parts.append(np.subtract(*score_pairs(model, tokenizer, pairs)))
+    return parts[0] - parts[1]
+
+
+def fit_weight(margins: Sequence[float]) -> float:
+    """The weight w >= 0 under which choices are likeliest when P(chosen) = sigmoid(w · margin).
+
+    margins: (n,), chosen less rejected. One unknown, by Newton's method; 0 where the margins
+    speak against the choices.
+    """
+    gaps, weight = np.asarray(margins, dtype=np.float64), 0.0
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(weight * gaps, -30, 30)))
+        step = np.mean((1 - p) * gaps) / (np.mean(p * (1 - p) * gaps**2) + 1e-12)
+        weight = max(0.0, weight + float(np.clip(step, -1.0, 1.0)))
+        if abs(step) < 1e-9:
+            break
+    return weight
+
+
+def token_logprobs(model: nn.Module, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log p(next token) by a backbone with tied embeddings, in nats: (n,) in float32.
+
+    hidden: (n, width), last hidden states; ids: (n,), the tokens that followed them.
+    """
+    table = model.get_input_embeddings().weight
+    logits = F.linear(hidden.to(table.dtype), table)
+    with torch.autocast(logits.device.type, enabled=False):  # no copy of the logits in float32
+        return -F.cross_entropy(logits, ids, reduction="none").float()
+
+
+def _means(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    sums = values.new_zeros(count).index_add_(0, rows, values)
+    return sums / torch.bincount(rows, minlength=count).clamp(min=1)
 
 
 def pair_rewards(
@@ -85,7 +160,8 @@ def pair_rewards(
     Takes what `collate_pairs` or `collate_shared` made; the result is the same.
     """
     if "segment" not in batch:
-        rewards = reward_logits(model, batch["input_ids"], batch["attention_mask"], pool)
+        rewards = reward_logits(
+            model, batch["input_ids"], batch["attention_mask"], pool, batch["response_mask"])
         return rewards.chunk(2)
     segment, backbone = batch["segment"], getattr(model, model.base_model_prefix)
     n, length = segment.shape
@@ -104,7 +180,16 @@ def pair_rewards(
     ).last_hidden_state
     of_chosen, of_rejected = ((segment == 0) | (segment == side) for side in (1, 2))
     values = torch.cat([pool(hidden, of_chosen.long()), pool(hidden, of_rejected.long())])
-    return model.score(values).squeeze(-1).float().chunk(2)
+    rewards = model.score(values).squeeze(-1).float()
+    if likelihood_weight(model):
+        rows, place = (segment > 0).nonzero(as_tuple=True)
+        side = segment[rows, place] - 1
+        # The rejected response follows the prompt, although the chosen one stands between them.
+        jump = (side == 1) & (segment[rows, place - 1] == 1)
+        before = torch.where(jump, (segment == 0).sum(dim=1)[rows] - 1, place - 1)
+        told = token_logprobs(model, hidden[rows, before], batch["input_ids"][rows, place])
+        rewards = rewards + likelihood_weight(model) * _means(told, side * n + rows, 2 * n)
+    return rewards.chunk(2)
 
 
 def can_share_prompts(model: nn.Module) -> bool:
@@ -222,11 +307,11 @@ def length_grouped_order(
 def collate_pairs(rows: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
     """One batch of 2n rows: n chosen texts, then their n rejected ones, padded on the right.
 
-    Returns input_ids and attention_mask (2n, length), margin (n,) and row (n,).
+    Returns input_ids, attention_mask and response_mask (2n, length), margin (n,) and row (n,).
     """
     texts = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
     return {
-        **pad(texts, pad_token_id),
+        **pad_responses(texts, [row["prompt_length"] for row in rows] * 2, pad_token_id),
         "margin": torch.tensor([row["margin"] for row in rows]),
         "row": torch.tensor([row["row"] for row in rows]),
     }
@@ -274,6 +359,15 @@ def pad(
         place = slice(width - len(text), width) if side == "left" else slice(0, len(text))
         ids[row, place], mask[row, place] = text, 1
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def pad_responses(
+    texts: Sequence[Sequence[int]], prompt_lengths: Sequence[int], pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """`pad` with a response_mask, 1 on the tokens behind the prompt, (len(texts), longest)."""
+    batch = pad(texts, pad_token_id)
+    after = torch.arange(batch["input_ids"].shape[1]) >= torch.tensor(prompt_lengths).unsqueeze(1)
+    return batch | {"response_mask": batch["attention_mask"] * after}
 
 
 def padding_share(lengths: Sequence[int], batch_size: int) -> float:
@@ -327,7 +421,10 @@ def score(
         raise UserError(f"{len(prompts)} prompts but {len(responses)} responses to score.")
     check_tokenizer(tokenizer)
     limit = min(max_length or 1 << 30, _position_limit(model) or 1 << 30)
-    texts = [encode(tokenizer, p, r, limit) for p, r in zip(prompts, responses, strict=True)]
+    parts = [encode_response(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
+    texts = [(prompt + response)[-limit:] for prompt, response in parts]
+    starts = [max(0, len(text) - len(response))
+              for text, (_, response) in zip(texts, parts, strict=True)]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     device = next(model.parameters()).device
     was_training = model.training
@@ -335,7 +432,8 @@ def score(
     rewards = np.zeros(len(texts))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        batch = pad([texts[i] for i in index], tokenizer.pad_token_id)
+        batch = pad_responses(
+            [texts[i] for i in index], [starts[i] for i in index], tokenizer.pad_token_id)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         rewards[index] = reward_logits(model, **batch).double().cpu().numpy()
     model.train(was_training)
@@ -426,8 +524,8 @@ def load_reward_function(settings) -> Callable[[Sequence[str], Sequence[str]], n
     if getattr(model.config, "reward_std", None) is None:
         # Adapters are saved without the model's configuration, so the stage keeps the scale too.
         metrics = (stage_info("reward_model", settings) or {}).get("metrics", {})
-        model.config.reward_mean = metrics.get("reward_mean")
-        model.config.reward_std = metrics.get("reward_std")
+        for name in ("reward_mean", "reward_std", "likelihood_weight"):
+            setattr(model.config, name, metrics.get(name))
     return reward_function(model, tokenizer)
 
 
@@ -635,7 +733,7 @@ def train_reward_model(
     weight_decay: float = 0.01,
     max_grad_norm: float = 1.0,
     gradient_accumulation: int = 1,
-    evaluations: int = 6,
+    evaluations: int = 4,
     patience: int | None = None,
     bf16: bool = False,
     seed: int = 0,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GPT2Config,
     GPTNeoConfig,
@@ -60,6 +61,12 @@ def make_model(tokenizer, kind="gpt2", seed=0, num_labels=1):
     return AutoModelForSequenceClassification.from_config(config).eval()
 
 
+def tied(model):
+    """Llama and Qwen share their embeddings only when told so; a reward model has one anyway."""
+    model.config.tie_word_embeddings = True
+    return model
+
+
 def make_pairs(n, seed=0):
     """Pairs in which the answer with the word "good" is always the better one."""
     rng = np.random.default_rng(seed)
@@ -99,9 +106,10 @@ def test_padding_changes_no_reward(tokenizer, kind, side):
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.5])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_shared_prompt_changes_neither_rewards_nor_gradients(tokenizer, kind):
-    model = make_model(tokenizer, kind)
+def test_a_shared_prompt_changes_neither_rewards_nor_gradients(tokenizer, kind, weight):
+    model = reward.use_likelihood(tied(make_model(tokenizer, kind)), weight)
     assert reward.can_share_prompts(model) == (kind != "gpt_neo")  # its windows count columns
     if kind == "gpt_neo":
         return
@@ -117,9 +125,11 @@ def test_a_shared_prompt_changes_neither_rewards_nor_gradients(tokenizer, kind):
         torch.testing.assert_close(shared, apart, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.5])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_pairs_scored_together_have_the_rewards_of_texts_scored_alone(tokenizer, kind):
-    model, pairs = make_model(tokenizer, kind).train(), make_pairs(30)
+def test_pairs_scored_together_have_the_rewards_of_texts_scored_alone(tokenizer, kind, weight):
+    model, pairs = tied(make_model(tokenizer, kind)).train(), make_pairs(30)
+    reward.use_likelihood(model, weight)
     pairs[4] = {**pairs[4], "prompt": pairs[4]["prompt"] * 12}  # does not fit: cut from the left
     pairs[7] = {**pairs[7], "prompt": ""}
     found = reward.score_pairs(model, tokenizer, pairs, batch_size=4, max_length=40)
@@ -128,6 +138,58 @@ def test_pairs_scored_together_have_the_rewards_of_texts_scored_alone(tokenizer,
         alone = [reward.score(model, tokenizer, [p["prompt"]], [p[side]], max_length=40)[0]
                  for p in pairs]
         np.testing.assert_allclose(rewards, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_likelihood_is_the_language_models_mean_log_probability(tokenizer, kind, tmp_path):
+    model = tied(make_model(tokenizer, kind))
+    pairs = make_pairs(5)
+    plain = reward.score_pairs(model, tokenizer, pairs)
+    both = reward.score_pairs(reward.use_likelihood(model, 2.0), tokenizer, pairs)
+    config = type(CONFIGS[kind])(**model.config.to_dict())
+    config.tie_word_embeddings = True
+    language_model = AutoModelForCausalLM.from_config(config).eval()
+    getattr(language_model, language_model.base_model_prefix).load_state_dict(
+        getattr(model, model.base_model_prefix).state_dict())
+    means = []
+    for side in ("chosen", "rejected"):
+        for pair in pairs:
+            before, after = reward.encode_response(tokenizer, pair["prompt"], pair[side])
+            logits = language_model(torch.tensor([before + after])).logits[0].double()
+            told = [torch.log_softmax(logits[len(before) + i - 1], 0)[token].item()
+                    for i, token in enumerate(after)]
+            means.append(sum(told) / len(told))
+    means = np.reshape(means, (2, -1))
+    np.testing.assert_allclose(np.array(both) - plain, 2 * means, atol=1e-4)
+    np.testing.assert_allclose(
+        reward.likelihood_margins(model, tokenizer, pairs), means[0] - means[1], atol=1e-4)
+    assert reward.likelihood_weight(model) == 2.0
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    np.testing.assert_allclose(reward.score_pairs(again, tokenizer, pairs), both, atol=1e-4)
+
+
+def test_the_likelihoods_weight_is_that_of_a_logistic_regression():
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(size=4000)
+    agreed = rng.random(4000) < 1 / (1 + np.exp(-1.7 * np.abs(gaps)))
+    gaps = np.where(agreed, 1, -1) * np.abs(gaps)
+    weight = reward.fit_weight(gaps)
+    assert weight == pytest.approx(1.7, abs=0.15)
+
+    def loss(w):
+        return np.logaddexp(0, -w * gaps).mean()
+
+    assert loss(weight) < min(loss(weight - 0.01), loss(weight + 0.01))
+    assert reward.fit_weight(-gaps) == 0.0  # against the choices: no weight
+
+
+def test_a_backbone_with_an_output_embedding_of_its_own_has_no_likelihood(tokenizer):
+    model = make_model(tokenizer, "llama")
+    model.config.tie_word_embeddings = False
+    with pytest.raises(UserError, match="reward.likelihood=0"):
+        reward.use_likelihood(model, 1.0)
+    assert reward.likelihood_weight(reward.use_likelihood(model, 0.0)) == 0.0
 
 
 def test_reward_equals_the_library_on_right_padding(tokenizer):
