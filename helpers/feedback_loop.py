@@ -222,9 +222,7 @@ def update_reward_model(
     old.sort(key=reward.shared_length, reverse=True)
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
     model.eval()
-    weight = reward.likelihood_weight(model)
-    reward.use_likelihood(model, 0.0)  # few pairs: a backbone would rather learn them by heart
-    with torch.no_grad():
+    with reward.likelihood_aside(model), torch.no_grad():
         before = torch.cat([_margins(model, old[i : i + 64], pad) for i in range(0, len(old), 64)])
     draws = zip(_batches(new, batch_size, seed),
                 _batches(old, old_batch_size, seed + 1), range(steps), strict=False)
@@ -232,9 +230,10 @@ def update_reward_model(
     history = []
     for some_new, some_old, step in draws:
         optimiser.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-        margins = _margins(model, [new[i] for i in some_new], pad)
+        with reward.likelihood_aside(model):  # few pairs: the backbone would learn them by heart
+            margins = _margins(model, [new[i] for i in some_new], pad)
+            kept = _margins(model, [old[i] for i in some_old], pad)
         new_loss = reward.bradley_terry_loss(margins, torch.zeros_like(margins))
-        kept = _margins(model, [old[i] for i in some_old], pad)
         old_loss = keep_loss_fn(kept, before[torch.tensor(some_old, device=device)])
         loss = new_loss + keep * old_loss
         if not torch.isfinite(loss):
@@ -245,7 +244,6 @@ def update_reward_model(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         history.append({"step": step + 1, "new_loss": new_loss.item(), "old_loss": old_loss.item()})
-    reward.use_likelihood(model, weight)
     return history
 
 

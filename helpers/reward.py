@@ -7,6 +7,7 @@ prompt and a response into one number, and is trained on pairs of which people p
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -104,6 +105,17 @@ def use_likelihood(model: nn.Module, weight: float) -> nn.Module:
         )
     model.config.likelihood_weight = weight
     return model
+
+
+@contextlib.contextmanager
+def likelihood_aside(model: nn.Module) -> Iterator[None]:
+    """Inside the block the reward is the head's alone."""
+    weight = likelihood_weight(model)
+    model.config.likelihood_weight = 0.0
+    try:
+        yield
+    finally:
+        model.config.likelihood_weight = weight
 
 
 def likelihood_margins(model: nn.Module, tokenizer, pairs: Sequence[dict]) -> np.ndarray:

@@ -209,6 +209,23 @@ def test_nothing_to_learn_from_or_nothing_to_train_is_said_plainly(tokenizer):
             make_model(tokenizer).requires_grad_(False), tokenizer, old, old)
 
 
+def test_the_head_learns_and_the_likelihood_stands_aside(tokenizer, trained):
+    alone, history = updated(tokenizer, trained, keep=1.0)
+    model = make_model(tokenizer)
+    model.load_state_dict(trained)
+    reward.use_likelihood(model, 2.0)
+    again = feedback_loop.update_reward_model(
+        model, tokenizer, make_pairs(24, "bad because", "good", seed=1),
+        make_pairs(64, "good", "bad", seed=2), steps=60, learning_rate=1e-2, keep=1.0)
+    assert again == history
+    assert reward.likelihood_weight(model) == 2.0
+    pair = make_pairs(1, "good", "bad")
+    with reward.likelihood_aside(model):
+        head = reward.score_pairs(model, tokenizer, pair)
+    assert head == reward.score_pairs(alone, tokenizer, pair) != reward.score_pairs(
+        model, tokenizer, pair)
+
+
 def test_a_loss_that_is_not_finite_stops_the_update(tokenizer):
     old = make_pairs(4, "good", "bad")
     with pytest.raises(UserError, match="step 1 of the update"):
