@@ -241,9 +241,9 @@ def adapters_study(bench: Bench, seed: int) -> Iterator[Row]:
 
 
 def likelihood_study(bench: Bench, seed: int) -> Iterator[Row]:
-    """The backbone's likelihood alone, and head and likelihood together, as in notebook 04.
+    """The backbone's likelihood alone, and head and likelihood together, as notebook 04 has them.
 
-    The head alone is in the study `pairs`.
+    The weight is the fitted one, without the profile's cap. The head alone is in the study `pairs`.
     """
     for count in [n for n in SIZES[1:] if n <= len(bench.train)]:
         pairs, model = bench.some(count, seed), bench.model(seed)

@@ -237,12 +237,6 @@ def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], l
     return list(ids[0]), list(ids[1]) + [tokenizer.eos_token_id]
 
 
-def encode(tokenizer, prompt: str, response: str, max_length: int) -> list[int]:
-    """Prompt and response as one list of ids, cut from the left to `max_length` tokens."""
-    prompt_ids, response_ids = encode_response(tokenizer, prompt, response)
-    return (prompt_ids + response_ids)[-max_length:]
-
-
 def encode_pairs(
     tokenizer, pairs: Sequence[dict], max_length: int, *, longest_first: bool = False
 ) -> list[dict]:

@@ -323,9 +323,11 @@ def test_scores_come_back_in_order_and_match_single_texts(tokenizer):
 def test_long_texts_are_cut_from_the_left(tokenizer):
     model = make_model(tokenizer)
     long = "human : " + "what is " * 60 + "assistant :"
-    ids = reward.encode(tokenizer, long, "yes", 64)
-    assert len(ids) == 64 and ids[-1] == tokenizer.eos_token_id
-    assert np.isfinite(reward.score(model, tokenizer, [long], ["yes"])).all()
+    before, after = reward.encode_response(tokenizer, long, "yes")
+    ids = (before + after)[-64:]
+    assert len(before + after) > 64 and ids[-1] == tokenizer.eos_token_id
+    kept = reward.reward_logits(model, **reward.pad([ids], tokenizer.pad_token_id)).item()
+    assert reward.score(model, tokenizer, [long], ["yes"])[0] == pytest.approx(kept, abs=1e-5)
 
 
 def test_normalised_rewards_have_mean_zero_and_variance_one(tokenizer, tmp_path):
