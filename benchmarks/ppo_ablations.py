@@ -1,6 +1,6 @@
 """What each part of PPO does for the dialogue policy: one part changed at a time, three seeds.
 
-    python benchmarks/ppo_ablations.py [--seeds 3] [--updates 30] [--only base no_kl]
+    python benchmarks/ppo_ablations.py [--seeds 3] [--updates 14] [--only base no_kl]
 
 Needs the stages `sft` and `reward_model` of the embedded profile and makes them if they are
 missing. Each row is one run: reward, gold utility, KL and variety on held-out prompts, and a short
@@ -86,18 +86,19 @@ def run(settings, variant: str, seed: int, updates: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=30)
+    parser.add_argument("--updates", type=int, help="of each run; default: as in the notebook")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     arguments = parser.parse_args()
     settings = course.start("embedded", {"threads": arguments.threads}, 0)
+    updates = arguments.updates or settings.ppo.updates
     for stage in ("sft", "reward_model"):
         course.require(stage, settings)
     rows = []
     print(f"{'variant':<28}{'seed':>5}{'reward':>8}{'gold':>8}{'KL':>8}{'distinct':>9}{'CPU s':>7}")
     for variant in arguments.only:
         for seed in range(arguments.seeds):
-            row = run(settings, variant, seed, arguments.updates)
+            row = run(settings, variant, seed, updates)
             rows.append(row)
             print(f"{row['label']:<28}{seed:>5}{row['reward']:>8.2f}{row['gold']:>8.3f}"
                   f"{row['kl']:>8.2f}{row['distinct']:>9.2f}{row['cpu_seconds']:>7.0f}", flush=True)

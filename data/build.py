@@ -15,8 +15,10 @@ import argparse
 import gzip
 import io
 import json
+import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ sys.path = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "data"]
 
 import numpy as np  # noqa: E402
 
+from helpers.data import read_rows  # noqa: E402
 from helpers.errors import UserError  # noqa: E402
 from helpers.profiles import Settings, load_profile  # noqa: E402
 
@@ -41,9 +44,18 @@ SIZES = {
 CORPUS = {"reviews": 12000, "dialogues": 100000}
 BASE_TOKENS = 13_000_000
 CLEAR = 0.23  # distance of a pair's true preference probability from one half
-SMALL = {"n_layer": 2, "n_embd": 64, "n_head": 4, "tokens": 1_000_000}
+# Notebook 02's models: four sizes of one architecture and one of another, all on the same tokens.
+ZOO = {
+    "gpt2-0.2m": {"n_layer": 2, "n_embd": 40, "n_head": 2},
+    "gpt2-0.6m": {"n_layer": 3, "n_embd": 80, "n_head": 4},
+    "gpt2-1.9m": {"n_layer": 4, "n_embd": 160, "n_head": 5},
+    "gpt2-5.9m": {"n_layer": 6, "n_embd": 256, "n_head": 8},
+    "llama-1.9m": {"architecture": "llama", "n_layer": 4, "n_embd": 160, "n_head": 5},
+}
+ZOO_TOKENS = 2_000_000
+FLOOR_ROWS = 200  # held-out texts whose probability under the generator is known
 # In the order in which one needs another.
-PARTS = ("text", "base", "sampler", "preferences", "classifier", "small")
+PARTS = ("text", "base", "sampler", "preferences", "classifier", "floor", "zoo")
 SEED_OF_KIND = {"reviews": 1, "dialogues": 2, "demonstrations": 3, "preferences": 4}
 
 
@@ -83,7 +95,13 @@ def build(args: argparse.Namespace) -> None:
             models = args.out / "models" if home else ROOT / "data" / "models"
             for split in splits:
                 write_preferences(args.out, split, args.seed, args.scale, models / "sampler")
-        elif home:
+        elif not home:
+            continue
+        elif part == "floor":
+            write_floor(args.out, args.seed, args.scale)
+        elif part == "zoo":
+            make_zoo(args.out, args.seed, args.scale)
+        else:
             make_model(part, args.out, args.seed, args.scale)
 
 
@@ -134,6 +152,23 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
     path.write_bytes(buffer.getvalue())
+
+
+def write_floor(out: Path, seed: int, scale: float) -> None:
+    """Held-out texts of the base model's corpus, with their log-probability under the generator."""
+    from data.generator.dialogues import make_dialogues
+    from data.generator.reviews import make_reviews
+
+    count = max(10, int(FLOOR_ROWS * scale))
+    drawn = make_dialogues(4 * count, stream("dialogues", seed) + 60, "test")
+    told = [d for d in drawn if to_the_point(d)]
+    share = math.log(len(told) / len(drawn))  # given that the corpus takes the text
+    rows = [{"kind": "dialogues", "text": as_prose(d["messages"]),
+             "logprob": round(d["logprob"] - share, 3)} for d in told[:count]]
+    rows += [{"kind": "reviews", "text": r["text"], "logprob": round(r["logprob"], 3)}
+             for r in make_reviews(count, stream("reviews", seed) + 60, "test")]
+    write_jsonl(out / "floor" / "test.jsonl.gz", rows)
+    print(f"floor: {len(rows)} texts", flush=True)
 
 
 # --- preference pairs -----------------------------------------------------------------------
@@ -192,10 +227,9 @@ def responses_elsewhere(folder: Path, split: str) -> set[str]:
     for earlier in names[: names.index(split)] if split in names else ():
         path = folder / f"{earlier}.jsonl.gz"
         if path.exists():
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                for row in map(json.loads, file):
-                    found |= {row[side].rpartition("Assistant:")[2].strip()
-                              for side in ("chosen", "rejected")}
+            for row in read_rows(path):
+                found |= {row[side].rpartition("Assistant:")[2].strip()
+                          for side in ("chosen", "rejected")}
     return found
 
 
@@ -277,7 +311,6 @@ def make_model(part: str, out: Path, seed: int, scale: float) -> None:
         "base": ("Base language model", BASE_CARD, make_base),
         "sampler": ("Sampler of the on-policy pairs", SAMPLER_CARD, make_sampler),
         "classifier": ("Sentiment classifier", CLASSIFIER_CARD, make_classifier),
-        "small": ("Small language model", SMALL_CARD, make_small),
     }[part]
     from helpers.models import count_parameters, save
 
@@ -319,17 +352,35 @@ def make_classifier(settings: Settings, out: Path, seed: int, scale: float) -> t
                             settings.models.scratch, seed)
 
 
-def make_small(settings: Settings, out: Path, seed: int, scale: float) -> tuple:
-    """A smaller sister of the base model, so that notebook 02 has something to choose from."""
+def make_zoo(out: Path, seed: int, scale: float, names: Sequence[str] = tuple(ZOO)) -> None:
+    """Models of `ZOO`, one after the other, and what each needs per byte of held-out text.
+
+    Takes the tokenizer of `out/models/base` and the texts of `out/floor`.
+    """
+    import torch
     from transformers import AutoTokenizer
 
-    from helpers.models import train_from_scratch
+    from helpers.evaluation import bits_per_byte
+    from helpers.models import count_parameters, save, train_from_scratch
 
-    size = {f"models.scratch.{k}": v for k, v in SMALL.items()}
-    scratch = load_profile("embedded", {**settings.overrides, **size}).models.scratch
-    return train_from_scratch(corpus(seed, "train", max(scale, 0.05)), scratch, seed,
-                              validation=corpus(seed, "validation", 0.02),
-                              tokenizer=AutoTokenizer.from_pretrained(out / "models" / "base"))
+    embedded = load_profile("embedded")
+    torch.set_num_threads(embedded.threads)
+    tokenizer = AutoTokenizer.from_pretrained(out / "models" / "base")
+    texts = corpus(seed, "train", 0.5 * max(scale, 0.05))
+    held_out = read_rows(out / "floor" / "test.jsonl.gz")
+    for name in names:
+        size = ZOO[name]
+        overrides = {f"models.scratch.{key}": value for key, value in size.items()}
+        overrides["models.scratch.tokens"] = int(ZOO_TOKENS * scale)
+        scratch = load_profile("embedded", overrides).models.scratch
+        model, _, metrics = train_from_scratch(texts, scratch, seed, tokenizer=tokenizer)
+        metrics["parameters"] = count_parameters(model)["total"]
+        for kind in ("reviews", "dialogues"):
+            metrics[f"bits_per_byte_{kind}"] = bits_per_byte(
+                model, tokenizer, [r["text"] for r in held_out if r["kind"] == kind])
+        folder = out / "models" / "zoo" / name
+        save(model, tokenizer, folder, half=True)
+        card(folder, f"Language model {name}", ZOO_CARD, metrics)
 
 
 def corpus(seed: int, split: str, share: float) -> list[str]:
@@ -342,8 +393,13 @@ def corpus(seed: int, split: str, share: float) -> list[str]:
              make_reviews(counts["reviews"], stream("reviews", seed) + 50, split)]
     texts += [as_prose(d["messages"]) for d in
               make_dialogues(counts["dialogues"], stream("dialogues", seed) + 50, split)
-              if d["quality"]["relevance"] == 2]  # most written answers are to the point
+              if to_the_point(d)]
     return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+
+
+def to_the_point(dialogue: dict[str, Any]) -> bool:
+    """Whether the corpus takes a dialogue: most written answers are to the point."""
+    return dialogue["quality"]["relevance"] == 2
 
 
 def as_prose(messages: list[dict[str, str]]) -> str:
@@ -354,9 +410,10 @@ def as_prose(messages: list[dict[str, str]]) -> str:
     return "\n".join(m["content"] for m in messages)
 
 
-SMALL_CARD = """
-The base model's small sister: same architecture, tokenizer and training text, fewer and narrower
-layers, fewer training tokens. Notebook 02 compares the two.
+ZOO_CARD = """
+One of the models that notebook 02 compares: trained from random weights with the base model's
+tokenizer, on the kind of text the base model has read, as many tokens of it as every other model
+of this family. Bits per byte are on the held-out texts of `data/floor`.
 """
 BASE_CARD = """
 A GPT-2-architecture language model with a byte-level BPE tokenizer, trained from random weights on

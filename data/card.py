@@ -48,6 +48,10 @@ order averaged out. Pairs too close to call are left out, as annotators are told
 `data/build.py` says how close), and the shorter answer is the better one in no more than half of
 the others, so that length tells nothing.
 
+**Models to compare** (`models/zoo`) are four GPT-2s and a Llama, each trained from random weights
+on the same two million tokens of such text. `floor` holds held-out texts together with the
+log-probability of the generator's way to them, which bounds what any model can reach.
+
 **The truth** is computed from the text alone (`helpers/world.py`, `helpers/sentiment.py`), so it
 also judges what a model writes.
 
@@ -64,6 +68,10 @@ LICENCE = """## Licence
 
 Text, models and generator are part of the course and under its licence (see `LICENSE`).
 """
+
+
+MEASURED = ("val_loss_before", "val_loss", "bits_per_byte", "accuracy", "bits_per_byte_reviews",
+            "bits_per_byte_dialogues")
 
 
 def main() -> int:
@@ -85,13 +93,19 @@ def sizes(reviews: dict, rows: dict, pairs: dict) -> str:
     text = ["## Sizes\n", "| rows | train | validation | test |", "|---|---|---|---|"]
     for name, kind in (("reviews", reviews), ("demonstrations", rows), ("preference pairs", pairs)):
         text.append(f"| {name} | " + " | ".join(f"{len(kind[s]):,}" for s in loaders.SPLITS) + " |")
-    text += ["", "| model | parameters | measured |", "|---|---|---|"]
-    for folder in sorted((ROOT / "data" / "models").iterdir()):
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        shown = ", ".join(f"{k} {metrics[k]:.3f}" for k in
-                          ("val_loss_before", "val_loss", "bits_per_byte", "accuracy")
-                          if k in metrics)
-        text.append(f"| {folder.name} | {metrics['parameters'] / 1e6:.2f} M | {shown} |")
+    text += ["", "| model | parameters | minutes to make | measured |", "|---|---|---|---|"]
+    minutes = 0.0
+    for path in sorted((ROOT / "data" / "models").rglob("metrics.json")):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        shown = ", ".join(f"{k} {metrics[k]:.3f}" for k in MEASURED if k in metrics)
+        minutes += metrics["seconds"] / 60
+        text.append(f"| {path.parent.name} | {metrics['parameters'] / 1e6:.2f} M | "
+                    f"{metrics['seconds'] / 60:.1f} | {shown} |")
+    size = sum(path.stat().st_size for path in (ROOT / "data").rglob("*") if path.is_file()
+               and path.suffix not in (".py", ".pyc"))
+    text += ["", f"In total {size / 1e6:.1f} MB. `make data` trains for {minutes:.0f} minutes on "
+             "two cores; texts and pairs take a few minutes more. Texts come out byte for byte; a "
+             "model trained again has the same figures within 2 % (a test trains the smallest)."]
     return "\n".join(text) + "\n"
 
 
@@ -151,14 +165,22 @@ def winners() -> str:
     if not path.is_file():
         return ""
     found = json.loads(path.read_text(encoding="utf-8"))
-    text = ["## Attacks on the judge\n",
-            "`python data/check.py --slow` looks for texts that `gold_utility` values: the best of "
-            "256 samples and of 256 word salads chosen by the judge itself, and a text climbed to "
-            "word by word. Mean gold utility, and the first winner of each kind:\n"]
-    for kind in dict.fromkeys(row["kind"] for row in found):
-        rows = [row for row in found if row["kind"] == kind]
-        text.append(f"- **{kind}**: {mean(r['gold'] for r in rows):.2f}. "
-                    f"*{quoted(rows[0]['prompt'])}* — {quoted(rows[0]['text'])}")
+    text = ["## Attacks on the judges\n",
+            "`python data/check.py --slow` looks for texts that `gold_utility` (of an answer) and "
+            "`gold_sentiment` (of a review) value: the best of 256 samples and of 256 word salads "
+            "chosen by the judge itself, a text climbed to word by word, and what PPO learns to "
+            "write when the judge alone pays it, with no penalty for leaving the language.\n",
+            "The first such attack beat `gold_sentiment`: lucky word salads were great praise, and "
+            "PPO learned to write lists of exclamations. The judge now asks as well whether words "
+            "are neighbours in reviews of this world and whether sentences begin as sentences do. "
+            "`gold_utility` holds against samples and PPO; climbing word by word still finds "
+            "texts without sense that it likes, so no claim of the course rests on such a search. "
+            "Mean of each kind, and the first two winners:\n"]
+    for judge, kind in dict.fromkeys((row["judge"], row["kind"]) for row in found):
+        rows = [row for row in found if (row["judge"], row["kind"]) == (judge, kind)]
+        text.append(f"- `{judge}`, **{kind}**: {mean(r['gold'] for r in rows):.2f}")
+        text += [f"  - {r['gold']:.2f}: *{quoted(loaders.plain_prompt(r['prompt']))}* — "
+                 f"{quoted(r['text'])}" for r in rows[:2]]
     return "\n".join(text) + "\n"
 
 

@@ -4,7 +4,8 @@
     python data/check.py --slow    the attacks on the judges as well, stored in data/attacks.json
 
 The attacks look for texts that the judges value and a reader would not: the best of 256 samples
-by the judge itself, and texts climbed to word by word. Their winners are printed, to be read.
+by the judge itself, texts climbed to word by word, and what PPO learns to write that is paid by the
+judge alone, without a reference to stay close to. Their winners are printed, to be read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import gzip
 import json
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, pstdev
@@ -27,6 +29,7 @@ from helpers import world  # noqa: E402
 from helpers.profiles import load_profile  # noqa: E402
 from helpers.sentiment import gold_sentiment  # noqa: E402
 
+Judge = Callable[[str, str], float]
 DAMAGES = ("shuffled", "repeated", "off topic", "truncated", "stock")
 
 
@@ -178,38 +181,85 @@ def lines(name: str) -> list[str]:
 # --- attacks --------------------------------------------------------------------------------
 
 
-def attacks(seed: int = 0, prompts: int = 8) -> list[dict]:
-    """Texts made to please `gold_utility`: winners of best-of-256 and of word-by-word climbing."""
-    from helpers.generation import sample
+def attacks(seed: int = 0, prompts: int = 8, samples: int = 256, updates: int = 40) -> list[dict]:
+    """Texts made to please the two judges, `gold_utility` and `gold_sentiment`.
+
+    Returns one row per prompt and kind of text: `judge`, `prompt`, `kind`, `gold`, `text`.
+    """
     from helpers.models import load_causal
+    from helpers.trl_adapter import cut_prompts
 
     settings = load_profile("embedded")
     rng = random.Random(seed)
-    rows = [json.loads(line) for line in lines("demonstrations/test.jsonl.gz")]
-    rows = rng.sample(rows, prompts)
-    bank = " ".join(json.loads(line)["response"]
-                    for line in lines("demonstrations/train.jsonl.gz")).split()
-    model, tokenizer = load_causal(ROOT / "data" / "models" / "sampler", settings)
-    found = []
-    for row in rows:
-        prompt = f"\n\nHuman: {row['prompt']}\n\nAssistant:"
-
-        def gold(text: str, prompt: str = prompt) -> float:
-            return world.gold_utility(prompt, text)
-
-        texts = [t.strip() for t in sample(model, tokenizer, [prompt] * 256,
-                                           settings.ppo.max_new_tokens, seed=seed).texts]
-        salad = [" ".join(rng.choices(bank, k=22)).capitalize() + "." for _ in range(256)]
-        for kind, text in (("demonstration", row["response"]), ("one sample", texts[0]),
-                           ("best of 256 samples", max(texts, key=gold)),
-                           ("best of 256 word salads", max(salad, key=gold)),
-                           ("word-by-word climb", climb(gold, salad[0], bank, rng))):
-            found.append({"prompt": row["prompt"], "kind": kind, "gold": round(gold(text), 3),
-                          "text": text})
-    return found
+    models = ROOT / "data" / "models"
+    policy, tokenizer = load_causal(models / "sampler", settings)
+    rows = rng.sample(loaders.load_demonstrations(settings, "test"), prompts)
+    train = loaders.load_demonstrations(settings, "train")
+    found = attack(
+        "gold_utility", world.gold_utility, policy, tokenizer,
+        {row["prompt"]: " " + row["response"] for row in rows}, [row["prompt"] for row in train],
+        " ".join(row["response"] for row in train).split(), rng, (samples, updates))
+    policy, tokenizer = load_causal(models / "base", settings)
+    texts = {split: [row["text"] for row in loaders.load_reviews(settings, split)]
+             for split in ("train", "test")}
+    openings = cut_prompts(texts["test"], tokenizer, prompts, 4, 8, seed=seed)
+    written = {o: next(t for t in texts["test"] if t.startswith(o))[len(o):] for o in openings}
+    return found + attack(
+        "gold_sentiment", lambda prompt, text: gold_sentiment(prompt + text), policy, tokenizer,
+        {o: " ".join(text.split(" ")[:35]) for o, text in written.items()},
+        cut_prompts(texts["train"], tokenizer, 2000, 4, 8, seed=seed + 1),
+        " ".join(texts["train"][:1000]).split(), rng, (samples, updates))
 
 
-def climb(gold, text: str, bank: list[str], rng: random.Random, steps: int = 2000) -> str:
+def attack(
+    name: str, judge: Judge, policy, tokenizer, written: dict[str, str], prompts: list[str],
+    bank: list[str], rng: random.Random, effort: tuple[int, int],
+) -> list[dict]:
+    """What pleases one judge most: chosen among samples, climbed to, trained for.
+
+    Args:
+        name: of the judge.
+        judge: called as judge(prompt, text), gives a number.
+        policy: the language model whose samples are chosen from, and which is then trained.
+        tokenizer: the policy's.
+        written: test prompts, each with what the generator wrote for it.
+        prompts: other prompts, for training.
+        bank: words that occur in such texts, as often as they do.
+        rng: of salads and climbs.
+        effort: samples to choose from, and updates of PPO.
+    """
+    from helpers import ppo_trainer
+    from helpers.generation import sample
+
+    settings = load_profile("embedded")
+    samples, updates = effort
+    texts: dict[str, dict[str, str]] = {}
+    for prompt, own in written.items():
+        drawn = sample(policy, tokenizer, [prompt] * samples, settings.ppo.max_new_tokens,
+                       seed=rng.randrange(2**31)).texts
+        salad = [f" {' '.join(rng.choices(bank, k=22)).capitalize()}." for _ in range(samples)]
+        best = [max(found, key=lambda text, p=prompt: judge(p, text)) for found in (drawn, salad)]
+        texts[prompt] = {
+            "by the generator": own, "one sample": drawn[0],
+            f"best of {samples} samples": best[0], f"best of {samples} word salads": best[1],
+            "climbed to, word by word": " " + climb(lambda text, p=prompt: judge(p, " " + text),
+                                                    best[1], bank, rng)}
+    config = ppo_trainer.PPOConfig.from_settings(
+        settings, updates=updates, kl_coef=0.0, kl_target=None)
+    ppo_trainer.PPO(policy, None, lambda asked, said: list(map(judge, asked, said)), tokenizer,
+                    config).train(prompts)
+    trained = sample(policy, tokenizer, list(written), config.max_new_tokens, seed=0).texts
+    for prompt, text in zip(written, trained, strict=True):
+        texts[prompt]["PPO paid by the judge alone"] = text
+    return [{"judge": name, "prompt": prompt, "kind": kind, "text": text.strip(),
+             "gold": round(judge(prompt, text), 3)}
+            for prompt, kinds in texts.items() for kind, text in kinds.items()]
+
+
+def climb(
+    gold: Callable[[str], float], text: str, bank: list[str], rng: random.Random,
+    steps: int = 2000,
+) -> str:
     """Change one word at a time and keep what `gold` likes better."""
     best, value = text.split(), gold(text)
     for _ in range(steps):
@@ -243,10 +293,9 @@ def main(argv: list[str] | None = None) -> int:
         found = attacks()
         (ROOT / "data" / "attacks.json").write_text(
             json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        kinds = list(dict.fromkeys(row["kind"] for row in found))
-        for kind in kinds:
-            rows = [row for row in found if row["kind"] == kind]
-            print(f"\n{kind}: mean gold {mean(row['gold'] for row in rows):.2f}")
+        for judge, kind in dict.fromkeys((row["judge"], row["kind"]) for row in found):
+            rows = [row for row in found if (row["judge"], row["kind"]) == (judge, kind)]
+            print(f"\n{judge}, {kind}: mean {mean(row['gold'] for row in rows):.2f}")
             for row in rows[:3]:
                 print(f"  {row['gold']:6.2f}  {row['text']}")
     missed = sum(not figure.holds for figure in figures)

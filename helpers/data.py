@@ -220,6 +220,16 @@ def load_dialogues(settings: Settings, split: str, limit: int | None = None) -> 
     return [render_example(r["prompt"], r["chosen"]) for r in load_pairs(settings, split, limit)]
 
 
+def load_known_texts() -> list[Row]:
+    """Held-out texts whose probability under the embedded world's generator is known.
+
+    Returns:
+        Rows of `kind` ("reviews" or "dialogues"), `text` and `logprob`: nats, of the way in which
+        the generator came to the text, so that the text itself is at least as probable.
+    """
+    return read_rows(ROOT / "data" / "floor" / "test.jsonl.gz")
+
+
 def fingerprint(settings: Settings) -> str:
     """Hash of the training data the settings name, so that a stage knows when it is stale."""
     digest = hashlib.sha256()

@@ -7,6 +7,7 @@ BPE tokenizer and a small language model trained on any list of texts.
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import os
 import time
@@ -185,10 +186,22 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
     """Names and sources of the models notebook 02 compares, the profile's base model last."""
     base = base_source(settings)
     named = {}
-    if settings.models.base == "embedded" and (EMBEDDED / "small").is_dir():
-        named["small"] = str(EMBEDDED / "small")
+    if settings.models.base == "embedded":
+        named["gpt2-0.2m"] = str(EMBEDDED / "zoo" / "gpt2-0.2m")
     named |= {Path(source).name: str(source) for source in more}
     return {**named, Path(base).name: base}
+
+
+def zoo() -> dict[str, dict[str, Any]]:
+    """What is stored with the models that `data/build.py` trained to be compared, smallest first.
+
+    Returns:
+        `{name: metrics}`: `parameters`, `tokens`, `seconds`, `curve` of (tokens, nats per token),
+        and `bits_per_byte_reviews` and `bits_per_byte_dialogues` on `data.load_known_texts()`.
+    """
+    stored = {path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+              for path in (EMBEDDED / "zoo").glob("*/metrics.json")}
+    return dict(sorted(stored.items(), key=lambda item: (item[1]["parameters"], item[0])))
 
 
 def _made(stage: str, settings: Settings) -> str:

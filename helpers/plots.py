@@ -55,6 +55,7 @@ def lines(
     `reference` draws labelled horizontal lines, such as chance or a ceiling.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = plt.subplots()
     for i, (label, (x, y)) in enumerate(series.items()):
@@ -64,10 +65,12 @@ def lines(
             axes.fill_between(x, *bands[label], color=colour, alpha=0.2, lw=0)
     for i, (label, value) in enumerate((reference or {}).items()):
         axes.axhline(value, color="#6B6B6B", ls=["--", ":", "-."][i % 3], lw=1.2, label=label)
-    if logx:
-        axes.set_xscale("log")
-    if logy:
-        axes.set_yscale("log")
+    for axis, log in ((axes.xaxis, logx), (axes.yaxis, logy)):
+        if log:
+            axes.set(**{f"{axis.axis_name}scale": "log"})
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+            axis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if len(series) + len(reference or {}) > 1:
         axes.legend()

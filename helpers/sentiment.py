@@ -11,8 +11,9 @@ what a language model writes as well as what the generator wrote.  In short:
  5. Opinions about other things (a seat, a pizza, a terrible secret, another film) do not count.
  6. Irony markers turn praise into blame.
  7. An opinion counts once: repeating its words adds nothing.  A clause gives at most 1.2 units.
- 8. Repetition, word lists, shuffled words and endless length lower the quality of the text; a
-    degenerate text scores at most 0.  An unfinished last clause counts half.
+ 8. Repetition, word lists, shuffled words, neighbours that no review of this world has, sentences
+    without a capital and endless length lower the quality of the text; a degenerate text scores at
+    most 0.  An unfinished last clause counts half.
 
 The score is tanh of the balance of opinions: > 0 praises, < 0 blames, 0 says nothing either way.
 `explain(text)` shows what was counted.  The rules know English film reviews, not people: they are
@@ -21,10 +22,15 @@ the truth of the embedded world only.
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
+import sys
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
+from helpers.profiles import ROOT
 from helpers.sentiment_lexicon import (
     ADVERBS_DOWN,
     ADVERBS_UP,
@@ -331,7 +337,7 @@ def explain(text: str) -> dict:
                 counted.append((", ".join(kept), _clip(total)))
     balance = sum(value for _, value in counted)
     amount = sum(abs(value) for _, value in counted)
-    quality = _quality(clean, sentences, hits_in_all)
+    quality = _quality(clean, sentences, hits_in_all) * _written(text)
     raw = math.tanh(1.2 * balance / math.sqrt(1.0 + amount))
     score = quality * raw + (1.0 - quality) * DEGENERATE if _WORD.search(clean) else 0.0
     if quality < 0.35:
@@ -795,12 +801,13 @@ def text_quality(text: str) -> float:
 
     Looks at repeated word triples and sentences, crowding by one word, doubled words, the share
     of function words and of opinion words, word orders that English does not have ("the of"),
-    sentences without an end, and length beyond 350 words.
+    words that are not neighbours in reviews of this world, sentences without an end or without a
+    capital, and length beyond 350 words.
     """
     clean = _normalise(text)
     sentences = [s for s in _SENTENCE.findall(clean) if _WORD.search(s)]
     hits = sum(len(_find_hits(_TOKEN.findall(s))) for s in sentences)
-    return _quality(clean, sentences, hits)
+    return _quality(clean, sentences, hits) * _written(text)
 
 
 _DETERMINERS = {"a", "an", "the", "my", "your", "our", "their", "every", "its"}
@@ -985,7 +992,57 @@ def _quality(clean: str, sentences: list[str], hits: int) -> float:
     longest = max((len(s.split()) for s in sentences), default=0)
     quality *= _ramp(longest, 55, 110)
     quality *= _ramp(n, 350, 900)
-    return quality
+    return quality * _familiar(clean)
+
+
+def _familiar(clean: str) -> float:
+    """0 to 1: whether known words that stand side by side do so in reviews of this world.
+
+    In reviews of its own words, nine in ten such pairs are known; a text that brings words of its
+    own is prose by no rule, and four to seven in ten are. In words strung together it is three.
+    """
+    words, pairs = _known_pairs()
+    own = [t for t in _TOKEN.findall(clean) if t[0].isalpha()]
+    both = [p for p in _neighbours(clean) if p[0] in words and p[1] in words]
+    if len(own) < 12:
+        return 1.0
+    strange = sum(t not in words for t in own)
+    strict = max(_ramp(strange / len(own), 0.01, 0.08), _ramp(strange, 1, 5))
+    known = (sum(pair in pairs for pair in both) + 5) / (len(both) + 5)  # a few prove little
+    return _ramp(-known, -(0.42 + 0.48 * strict), -(0.28 + 0.42 * strict))
+
+
+def _written(text: str) -> float:
+    """0 to 1: whether sentences begin as sentences do; how the text itself begins is not asked."""
+    starts = [s.group().strip(' "')[:1] for s in _SENTENCE.finditer(text)][1:]
+    letters = [s for s in starts if s.isalpha()]
+    if not letters:
+        return 1.0
+    return _ramp(sum(s.islower() for s in letters) / len(letters), 0.15, 0.60)
+
+
+@lru_cache(maxsize=1)
+def _known_pairs() -> tuple[frozenset, frozenset]:
+    """Words and pairs of neighbours of some thousand reviews, of all films."""
+    reviews = generator("reviews")
+    pairs: set[tuple[str, str]] = set()
+    for split, count in (("train", 4500), ("ood", 1500)):
+        for row in reviews.make_reviews(count, 99, split):
+            pairs.update(_neighbours(_normalise(row["text"])))
+    return frozenset(word for pair in pairs for word in pair), frozenset(pairs)
+
+
+def _neighbours(clean: str) -> list[tuple[str, str]]:
+    """All pairs of words that stand side by side; "." stands before and after each sentence."""
+    return [pair for sentence in _SENTENCE.findall(clean)
+            for pair in pairwise([".", *_TOKEN.findall(sentence), "."])]
+
+
+def generator(kind: str) -> Any:
+    """The module that writes the embedded world's "reviews" or "dialogues"."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return importlib.import_module(f"data.generator.{kind}")
 
 
 def _ramp(value: float, good: float, bad: float) -> float:

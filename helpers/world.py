@@ -23,19 +23,13 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from random import Random
 
-from helpers.profiles import ROOT
-
-try:
-    from helpers.sentiment import gold_sentiment
-except ImportError:  # pragma: no cover - the module is optional for dialogue work
-    gold_sentiment = None
+from helpers.sentiment import generator, gold_sentiment
 
 __all__ = [
     "ANNOTATORS",
@@ -193,15 +187,6 @@ def _expand(parts: list, limit: int = 60) -> list[str]:
     return texts
 
 
-@lru_cache(maxsize=1)
-def _generator():
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
-    from data.generator import dialogues
-
-    return dialogues
-
-
 _SLOTS = {"{n}": "four", "{place}": "lisbon", "{month}": "june", "{who}": "a baker", "{s}": "bread"}
 
 
@@ -216,8 +201,8 @@ def _plain(template: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _know() -> _Knowledge:
-    generator = _generator()
-    banks = generator.banks()
+    dialogues = generator("dialogues")
+    banks = dialogues.banks()
     subjects, ask, lexicon, bad, asked_by = [], [], [], [], defaultdict(list)
     topics: dict[str, set] = defaultdict(set)
     spread: dict[str, set] = defaultdict(set)
@@ -283,7 +268,7 @@ def _know() -> _Knowledge:
     counts = (Counter(), Counter(), Counter())
     names = frozenset(w.lower() for key in ("place", "month") for w in banks["general"][key])
     samples = [
-        row[key] for row in generator.make_clean(600, seed=0) for key in ("prompt", "response")
+        row[key] for row in dialogues.make_clean(600, seed=0) for key in ("prompt", "response")
     ]
     for text in corpus + samples:
         tokens = TOKEN.findall(text.lower())

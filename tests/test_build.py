@@ -1,5 +1,7 @@
 """The script that makes the embedded world: repeatable, in the schemas, splits apart."""
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from statistics import mean
 import pytest
 
 from data import build as script
-from helpers import data
+from helpers import data, evaluation, models
 from helpers.profiles import ROOT, load_profile
 
 
@@ -140,7 +142,61 @@ def test_length_tells_nothing_about_the_stored_pairs():
 
 def test_the_world_is_small():
     size = sum(len(c) for n, c in files(ROOT / "data").items() if not n.endswith((".py", ".pyc")))
-    assert size < 16_000_000
+    assert size < 40_000_000
     assert not [n for n in files(ROOT / "data") if n.endswith((".bin", ".pt", ".pkl"))]
-    for model in ("base", "sampler", "classifier", "small"):
+    for model in ("base", "sampler", "classifier", *(f"zoo/{name}" for name in script.ZOO)):
         assert (ROOT / "data" / "models" / model / "README.md").is_file()
+
+
+# --- the zoo, and texts of known probability ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory):
+    """Texts of known probability and the smallest model of the zoo, made anew."""
+    out = tmp_path_factory.mktemp("again")
+    (out / "models").mkdir()
+    (out / "models" / "base").symlink_to(ROOT / "data" / "models" / "base")
+    script.write_floor(out, seed=0, scale=1.0)
+    script.make_zoo(out, seed=0, scale=1.0, names=["gpt2-0.2m"])
+    return out
+
+
+def test_texts_of_known_probability_come_out_byte_for_byte(again):
+    name = "floor/test.jsonl.gz"
+    assert (again / name).read_bytes() == (ROOT / "data" / name).read_bytes()
+
+
+def test_the_smallest_model_comes_out_with_the_same_figures(again):
+    old, new = (json.loads((folder / "models" / "zoo" / "gpt2-0.2m" / "metrics.json").read_text())
+                for folder in (ROOT / "data", again))
+    assert new["tokens"] == old["tokens"] and new["parameters"] == old["parameters"]
+    for kind in ("reviews", "dialogues"):
+        assert new[f"bits_per_byte_{kind}"] == pytest.approx(old[f"bits_per_byte_{kind}"], rel=0.02)
+
+
+def test_larger_models_need_fewer_bits_and_none_beats_the_generator():
+    family = models.zoo()
+    assert list(family) == sorted(family, key=lambda name: family[name]["parameters"])
+    assert len({m["tokens"] for m in family.values()}) == 1
+    known = [r for r in data.load_known_texts() if r["kind"] == "dialogues"]
+    bound = sum(-r["logprob"] for r in known) / math.log(2) / sum(
+        len(r["text"].encode()) for r in known)
+    sizes = [m for name, m in family.items() if name.startswith("gpt2")]
+    for kind in ("reviews", "dialogues"):
+        bits = [m[f"bits_per_byte_{kind}"] for m in sizes]
+        assert bits == sorted(bits, reverse=True)
+    assert bits[-1] > bound > 0.1
+
+
+def test_stored_bits_per_byte_are_those_of_the_stored_weights():
+    folder = models.EMBEDDED / "zoo" / "gpt2-0.2m"
+    model, tokenizer = models.load_causal(folder, load_profile())
+    texts = [r["text"] for r in data.load_known_texts() if r["kind"] == "dialogues"]
+    assert evaluation.bits_per_byte(model, tokenizer, texts) == pytest.approx(
+        models.zoo()["gpt2-0.2m"]["bits_per_byte_dialogues"], rel=0.01)
+
+
+def test_known_texts_belong_to_the_test_split():
+    shipped = {r["text"] for s in data.SPLITS for r in data.load_reviews(load_profile(), s)}
+    assert not shipped & {r["text"] for r in data.load_known_texts()}

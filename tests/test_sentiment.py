@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.generator.reviews import make_reviews
 from helpers.sentiment import DEGENERATE, explain, gold_sentiment, text_quality
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,8 +132,9 @@ def test_an_opinion_counts_once():
     once = "The acting is superb. I saw it with my aunt in a small cinema by the river."
     again = "The acting is superb. I saw it with my aunt, and the music is superb as well, I think."
     other = "The acting is superb. I saw it with my aunt, and the music is lovely as well, I think."
-    assert gold_sentiment(again) <= gold_sentiment(once)
-    assert gold_sentiment(other) > gold_sentiment(once)
+    assert explain(again)["balance"] == explain(once)["balance"]
+    assert explain(other)["balance"] > explain(once)["balance"]
+    assert gold_sentiment(other) > gold_sentiment(again)
 
 
 def test_a_clause_gives_only_so_much():
@@ -223,3 +225,29 @@ def test_hand_written_reviews_are_judged_right_nine_times_in_ten():
     assert all(row["label"] == int(row["rating"] >= 7) for row in rows)
     right = [(gold_sentiment(row["text"]) > 0) == bool(row["label"]) for row in rows]
     assert sum(right) / len(right) >= 0.90
+
+
+# --- what attacks on the judge have found (data/check.py --slow) -----------------------------
+
+
+def test_the_luckiest_of_many_word_salads_is_no_praise():
+    words = " ".join(r["text"] for r in make_reviews(300, 4, "train")).split()
+    rng = random.Random(0)
+    salads = [" ".join(rng.choices(words, k=22)).capitalize() + "." for _ in range(300)]
+    assert max(map(gold_sentiment, salads)) < 0.25
+
+
+@pytest.mark.parametrize("text", [
+    "It follows the life of Sunday. I recommend it at all. do not miss it Sunday: splendid sea "
+    "story. appealing afternoon. Sunday or splendid road movie.",
+    "The geologist wants made again. I recommend it at all. do not miss it places: exceptional as "
+    "Monday or strong. a brilliant picture.",
+])
+def test_what_ppo_once_wrote_for_this_judge_is_no_praise(text):
+    assert gold_sentiment(text) <= 0
+
+
+def test_small_letters_after_a_full_stop_cost():
+    text = "The acting is superb. The story moves along at a good pace. I recommend it warmly."
+    assert gold_sentiment(text) > 0.6
+    assert gold_sentiment(text.lower()) < gold_sentiment(text) - 0.5

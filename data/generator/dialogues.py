@@ -27,7 +27,7 @@ TEXT = Path(__file__).resolve().parent / "text"
 SHARES = {"train": range(14), "validation": range(14, 17), "test": range(17, 20)}
 LONGEST = 36  # words; a longer draft is thrown away and drawn again
 HARM_SHARE = 0.06  # of conversations that begin with a harmful request
-TURNS = (0.6, 0.27, 0.13)  # of conversations with one, two and three turns
+TURNS = (0.7, 0.2, 0.1)  # of conversations with one, two and three turns
 SPLITS = (*SHARES, "ood")
 
 
