@@ -35,11 +35,12 @@ from helpers.profiles import Settings, load_profile  # noqa: E402
 # Rows per split. Preference pairs are half from the generator, half sampled from a fine-tuned
 # model, as in real RLHF.
 SIZES = {
-    "reviews": {"train": 6000, "validation": 500, "test": 1500},
+    "reviews": {"train": 6000, "validation": 500, "test": 1500, "ood": 500},
     "dialogues": {"train": 8000, "validation": 500, "test": 500},
     "demonstrations": {"train": 4000, "validation": 500, "test": 1000},
-    "preferences": {"train": 8000, "validation": 500, "test": 4000},
+    "preferences": {"train": 8000, "validation": 500, "test": 4000, "ood": 600},
 }
+SPLITS = ("train", "validation", "test", "ood")  # ood: topics, films and clauses of its own
 # The base model reads more than is shipped: its corpus is generated and not kept.
 CORPUS = {"reviews": 12000, "dialogues": 100000}
 BASE_TOKENS = 13_000_000
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", choices=["train", "validation", "test", "all"], default="all")
+    parser.add_argument("--split", choices=[*SPLITS, "all"], default="all")
     parser.add_argument("--out", type=Path, default=ROOT / "data")
     parser.add_argument("--only", choices=PARTS, default=None)
     parser.add_argument("--scale", type=float, default=1.0,
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build(args: argparse.Namespace) -> None:
     """Make what the arguments ask for; a fresh split outside data/ uses the shipped models."""
-    splits = ["train", "validation", "test"] if args.split == "all" else [args.split]
+    splits = SPLITS if args.split == "all" else [args.split]
     args.out.mkdir(parents=True, exist_ok=True)
     home = args.out.resolve() == (ROOT / "data").resolve() or args.split == "all"
     for part in PARTS if args.only is None else [args.only]:
@@ -119,16 +120,19 @@ def write_texts(out: Path, split: str, seed: int, scale: float) -> None:
     from data.generator.reviews import make_reviews
 
     def size(kind: str) -> int:
-        return max(20, int(SIZES[kind][split] * scale))
+        rows = SIZES[kind].get(split, 0)
+        return max(20, int(rows * scale)) if rows else 0
 
     reviews = make_reviews(size("reviews"), stream("reviews", seed), split)
     write_parquet(out / "reviews" / f"{split}.parquet", reviews)
     dialogues = make_dialogues(size("dialogues"), stream("dialogues", seed), split)
-    write_jsonl(out / "dialogues" / f"{split}.jsonl.gz",
-                [{"messages": d["messages"], "topic": d["topic"]} for d in dialogues])
     rows = make_demonstrations(size("demonstrations"), stream("demonstrations", seed), split)
-    write_jsonl(out / "demonstrations" / f"{split}.jsonl.gz",
-                [{k: r[k] for k in ("prompt", "response", "topic")} for r in rows])
+    if dialogues:
+        write_jsonl(out / "dialogues" / f"{split}.jsonl.gz",
+                    [{"messages": d["messages"], "topic": d["topic"]} for d in dialogues])
+    if rows:
+        write_jsonl(out / "demonstrations" / f"{split}.jsonl.gz",
+                    [{k: r[k] for k in ("prompt", "response", "topic")} for r in rows])
     print(f"{split}: {len(reviews)} reviews, {len(dialogues)} dialogues, {len(rows)} "
           "demonstrations", flush=True)
 
@@ -155,16 +159,22 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_floor(out: Path, seed: int, scale: float) -> None:
-    """Held-out texts of the base model's corpus, with their log-probability under the generator."""
-    from data.generator.dialogues import make_dialogues
+    """Held-out texts of the base model's corpus, with their log-probability under the generator.
+
+    Which message belongs to which split is decided by a hash of its text. Nobody can learn that, so
+    the log-probability is that of the generator before its messages are dealt out.
+    """
+    from data.generator.dialogues import SHARES, make_dialogues
     from data.generator.reviews import make_reviews
 
     count = max(10, int(FLOOR_ROWS * scale))
     drawn = make_dialogues(4 * count, stream("dialogues", seed) + 60, "test")
     told = [d for d in drawn if to_the_point(d)]
-    share = math.log(len(told) / len(drawn))  # given that the corpus takes the text
+    taken = math.log(len(told) / len(drawn))  # given that the corpus takes the text
+    dealt = math.log(len(SHARES["test"]) / 20)  # a message's chance to fall into the split
     rows = [{"kind": "dialogues", "text": as_prose(d["messages"]),
-             "logprob": round(d["logprob"] - share, 3)} for d in told[:count]]
+             "logprob": round(d["logprob"] + dealt * len(d["messages"]) - taken, 3)}
+            for d in told[:count]]
     rows += [{"kind": "reviews", "text": r["text"], "logprob": round(r["logprob"], 3)}
              for r in make_reviews(count, stream("reviews", seed) + 60, "test")]
     write_jsonl(out / "floor" / "test.jsonl.gz", rows)
@@ -222,9 +232,8 @@ def clear_pairs(count: int, seed: int, make) -> list[dict[str, Any]]:
 
 def responses_elsewhere(folder: Path, split: str) -> set[str]:
     """Responses of the splits made before this one, which it must not repeat."""
-    names = ("train", "validation", "test")
     found: set[str] = set()
-    for earlier in names[: names.index(split)] if split in names else ():
+    for earlier in SPLITS[: SPLITS.index(split)]:
         path = folder / f"{earlier}.jsonl.gz"
         if path.exists():
             for row in read_rows(path):

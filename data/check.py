@@ -17,6 +17,7 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, pstdev
 
@@ -132,7 +133,7 @@ def damaged(kind: str, row: dict, rows: list[dict], rng: random.Random) -> str:
 def of_pairs() -> list[Figure]:
     """The stored preference pairs: ceiling, length, origin, and splits without common text."""
     settings = load_profile("embedded")
-    splits = {name: loaders.load_pairs(settings, name) for name in loaders.SPLITS}
+    splits = {name: loaders.load_pairs(settings, name) for name in (*loaders.SPLITS, loaders.OOD)}
     test = splits["test"]
     chances = [pair["probability"] for pair in test]
     longer = [len(pair["chosen"].split()) - len(pair["rejected"].split()) for pair in test]
@@ -140,8 +141,8 @@ def of_pairs() -> list[Figure]:
     origin = [json.loads(line)["source"] for line in lines("preferences/test.jsonl.gz")]
     texts = {name: {pair[side] for pair in pairs for side in ("chosen", "rejected")}
              for name, pairs in splits.items()}
-    common = sum(len(texts[a] & texts[b]) for a, b in
-                 (("train", "validation"), ("train", "test"), ("validation", "test")))
+    common = sum(len(texts[a] & texts[b]) for a, b in combinations(texts, 2))
+    topics = {name: {pair["topic"] for pair in pairs} - {"harm"} for name, pairs in splits.items()}
     return [
         Figure("pairs", "test pairs", len(test), 3960),
         Figure("pairs", "Bayes ceiling", mean(max(p, 1 - p) for p in chances), 0.80, 0.90),
@@ -149,6 +150,8 @@ def of_pairs() -> list[Figure]:
         Figure("pairs", "share sampled from the fine-tuned model",
                mean(kind == "on-policy" for kind in origin), 0.49),
         Figure("pairs", "responses that stand in two splits", common, None, 0),
+        Figure("pairs", "topics of the ood split that training has, harm aside",
+               len(topics["train"] & topics[loaders.OOD]), None, 0),
     ]
 
 

@@ -35,6 +35,7 @@ from helpers.errors import UserError
 from helpers.profiles import ROOT, Settings
 
 SPLITS = ("train", "validation", "test")
+OOD = "ood"  # of the embedded world's reviews and pairs: topics, films and clauses of its own
 KINDS = ("reviews", "preferences", "demonstrations", "dialogues")
 EXTENSIONS = (".parquet", ".jsonl.gz", ".jsonl", ".json.gz", ".json", ".csv")
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
@@ -436,8 +437,10 @@ def _source(settings: Settings, kind: str) -> str | None:
 
 
 def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], Any]) -> list:
-    if split not in SPLITS:
-        raise UserError(f"split {split!r} is not known; choose one of {', '.join(SPLITS)}.")
+    if split == OOD and _source(settings, kind) != "embedded":
+        raise UserError(f"data.{kind}: only the embedded world has the split {OOD!r}.")
+    if split not in (*SPLITS, OOD):
+        raise UserError(f"split {split!r} is not known; choose one of {', '.join(SPLITS)}, {OOD}.")
     path, own = _location(settings, kind, split)
     if path is not None:
         rows, name = read_rows(path), path.name

@@ -448,11 +448,13 @@ def score(
 
 def score_pairs(
     model: nn.Module, tokenizer, pairs: Sequence[dict], batch_size: int = 32,
-    max_length: int | None = None,
+    max_length: int | None = None, bf16: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Raw rewards of the chosen and of the rejected responses, each (n,), as `score` gives them.
 
-    A prompt is read once for both responses where the model allows it and nothing is cut.
+    A prompt is read once for both responses where the model allows it and nothing is cut. With
+    `bf16` matrices are multiplied in bfloat16, as in training: faster where the processor has it,
+    and right to about two decimals.
     """
     check_tokenizer(tokenizer)
     limit = min(max_length or 1 << 30, _position_limit(model) or 1 << 30)
@@ -471,7 +473,7 @@ def score_pairs(
     for start in range(0, len(together), batch_size):
         rows = together[start : start + batch_size]
         batch = collate_shared(rows, tokenizer.pad_token_id)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             both = pair_rewards(model, {name: t.to(device) for name, t in batch.items()})
         rewards[:, [row["row"] for row in rows]] = torch.stack(both).double().cpu().numpy()
     model.train(was_training)

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from statistics import mean
 
@@ -38,7 +39,7 @@ def test_texts_come_out_byte_for_byte(tmp_path):
         done = build(tmp_path / name, "--only", "text", "--scale", "0.01")
         assert done.returncode == 0, done.stderr
     first, second = files(tmp_path / "first"), files(tmp_path / "second")
-    assert len(first) == 9
+    assert len(first) == 10
     assert first == second
 
 
@@ -126,9 +127,20 @@ def test_a_split_leaves_out_what_earlier_splits_hold(tmp_path):
 
 def test_no_response_of_the_stored_pairs_stands_in_two_splits():
     responses = [{row[side] for row in data.load_pairs(load_profile(), split)
-                  for side in ("chosen", "rejected")} for split in data.SPLITS]
-    assert not responses[0] & responses[1]
-    assert not (responses[0] | responses[1]) & responses[2]
+                  for side in ("chosen", "rejected")} for split in (*data.SPLITS, data.OOD)]
+    assert all(not a & b for a, b in combinations(responses, 2))
+
+
+def test_the_ood_split_has_topics_and_films_of_its_own():
+    settings = load_profile()
+    topics = [{row["topic"] for row in data.load_pairs(settings, split)} - {"harm"}
+              for split in ("train", data.OOD)]
+    assert len(topics[1]) >= 3
+    assert not topics[0] & topics[1]
+    assert not ({r["text"] for r in data.load_reviews(settings, data.OOD)}
+                & {r["text"] for r in data.load_reviews(settings, "train")})
+    sources = [row["source"] for row in data.load_pairs(settings, data.OOD)]
+    assert sources.count("on-policy") == sources.count("generator") == len(sources) / 2
 
 
 def test_length_tells_nothing_about_the_stored_pairs():

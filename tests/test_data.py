@@ -311,3 +311,12 @@ def test_real_files_load_through_the_same_code(kind, source, loader):
     if not (REAL / source / "test.parquet").exists() and not list(
             (REAL / source).glob("test.*") if (REAL / source).is_dir() else []):
         assert not train & test
+
+
+def test_only_the_embedded_world_has_an_ood_split(tmp_path):
+    assert data.load_pairs(load_profile(), data.OOD)
+    rows = [{"text": "A good film.", "label": 1}, {"text": "A bad film.", "label": 0}]
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(UserError, match="only the embedded world"):
+        data.load_reviews(load_profile("embedded", {"data.reviews": str(path)}), data.OOD)

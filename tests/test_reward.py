@@ -140,6 +140,13 @@ def test_pairs_scored_together_have_the_rewards_of_texts_scored_alone(tokenizer,
         np.testing.assert_allclose(rewards, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_pairs_scored_in_bfloat16_are_nearly_the_same(tokenizer):
+    model, pairs = reward.use_likelihood(tied(make_model(tokenizer, "gpt2")), 1.5), make_pairs(30)
+    exact = np.array(reward.score_pairs(model, tokenizer, pairs))
+    rough = np.array(reward.score_pairs(model, tokenizer, pairs, bf16=True))
+    assert 0 < np.abs(exact - rough).max() < 0.05 * exact.std() + 0.05
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_likelihood_is_the_language_models_mean_log_probability(tokenizer, kind, tmp_path):
     model = tied(make_model(tokenizer, kind))
