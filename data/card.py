@@ -109,8 +109,8 @@ def sizes(reviews: dict, rows: dict, pairs: dict) -> str:
                and path.suffix not in (".py", ".pyc"))
     text += ["", f"In total {size / 1e6:.1f} MB. `make data` trains for {minutes:.0f} minutes on "
              "two cores; what has no time in the table takes a few minutes more. Texts come out "
-             "byte for byte. A test trains the smallest model again and finds the same figures within "
-             "2 %; the others were trained once."]
+             "byte for byte. A test trains the smallest model again and finds the same figures "
+             "within 2 %; the others were trained once."]
     return "\n".join(text) + "\n"
 
 
