@@ -180,6 +180,8 @@ def winners() -> str:
             "are neighbours in reviews of this world and whether sentences begin as sentences do. "
             "`gold_utility` holds against samples and PPO; climbing word by word still finds "
             "texts without sense that it likes, so no claim of the course rests on such a search. "
+            "(The climb starts at the best salad. Where all salads lie at the judge's floor it has "
+            "no slope to follow, which says little about cleverer searches.) "
             "Mean of each kind, and the first two winners:\n"]
     for judge, kind in dict.fromkeys((row["judge"], row["kind"]) for row in found):
         rows = [row for row in found if (row["judge"], row["kind"]) == (judge, kind)]

@@ -171,7 +171,21 @@ def of_samples() -> list[Figure]:
                     Figure("samples", f"{name}: share of the commonest level", common, None, 0.6)]
     figures.append(Figure("samples", "coverage of the fine-tuned model's samples", mean(
         world.coverage(r["rejected"].rsplit("\n\nAssistant:", 1)[1]) for r in rows), 0.9))
+    figures.append(Figure("samples", "coverage of the base model's samples",
+                          mean(map(world.coverage, base_samples())), 0.9))
     return figures
+
+
+def base_samples(count: int = 200) -> list[str]:
+    """What the base model writes after a question, put to it as it has read questions."""
+    from helpers.generation import sample
+    from helpers.models import load_causal
+
+    settings = load_profile("embedded")
+    model, tokenizer = load_causal(ROOT / "data" / "models" / "base", settings)
+    asked = loaders.load_demonstrations(settings, "test", count)
+    prompts = [loaders.plain_prompt(row["prompt"]) + "\n" for row in asked]
+    return sample(model, tokenizer, prompts, settings.ppo.max_new_tokens, seed=0).texts
 
 
 def lines(name: str) -> list[str]:

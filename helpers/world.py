@@ -24,10 +24,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from random import Random
+from statistics import fmean, pvariance
 
 from helpers.sentiment import generator, gold_sentiment
 
@@ -37,6 +39,7 @@ __all__ = [
     "DIMENSIONS",
     "TEMPERATURE",
     "coverage",
+    "expected_agreement",
     "gold_sentiment",
     "gold_utility",
     "preference_probability",
@@ -767,6 +770,22 @@ def simulated_annotators(n: int, seed: int) -> list[Annotator]:
 
 
 ANNOTATORS = tuple(simulated_annotators(9, 0))
+
+
+def expected_agreement(
+    rows: Sequence[tuple[str, str]], dimension: str, raters: Sequence[Annotator] = ANNOTATORS
+) -> float:
+    """Krippendorff's α (interval) to expect when every rater rates every (prompt, response).
+
+    One less the squared difference of two raters of one text, over that of any two ratings. Both
+    are known: raters differ by their bias, their noise and by rounding (variance 1/12 each), texts
+    by the rubric. That 1 and 5 end the scale is left out.
+    """
+    truth = [rubric(prompt, response)[dimension] for prompt, response in rows]
+    own = fmean(rater.noise**2 for rater in raters) + 1 / 12
+    bias = pvariance([rater.bias for rater in raters])
+    within = 2 * own + 2 * bias * len(raters) / (len(raters) - 1)
+    return 1 - within / (2 * (own + bias + pvariance(truth)))
 
 
 def preference_probability(prompt: str, a: str, b: str) -> float:

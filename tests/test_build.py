@@ -160,6 +160,18 @@ def test_the_world_is_small():
         assert (ROOT / "data" / "models" / model / "README.md").is_file()
 
 
+def test_the_shipped_ood_pairs_are_what_the_script_makes(tmp_path):
+    folder = tmp_path / "preferences"
+    folder.mkdir()
+    for split in data.SPLITS:  # whose responses must not come again
+        (folder / f"{split}.jsonl.gz").symlink_to(
+            ROOT / "data" / "preferences" / f"{split}.jsonl.gz")
+    done = build(tmp_path, "--only", "preferences", "--split", "ood")
+    assert done.returncode == 0, done.stderr
+    shipped = ROOT / "data" / "preferences" / "ood.jsonl.gz"
+    assert (folder / "ood.jsonl.gz").read_bytes() == shipped.read_bytes()
+
+
 # --- the zoo, and texts of known probability ------------------------------------------------
 
 

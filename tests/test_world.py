@@ -326,3 +326,17 @@ def test_the_world_needs_no_torch():
 
     code = "import sys, helpers.world; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("dimension", ["coherence", "creativity", "relevance", "fluency"])
+def test_raters_agree_as_far_as_is_expected_of_them(dimension):
+    import krippendorff
+
+    rows = [(render(r["messages"][0]["content"]), r["messages"][1]["content"])
+            for r in generator.make_dialogues(700, 3, "test") if len(r["messages"]) == 2][:400]
+    rng = random.Random(0)
+    ratings = [[rater.rate(*row, rng)[dimension] for row in rows] for rater in world.ANNOTATORS]
+    found = krippendorff.alpha(reliability_data=ratings, level_of_measurement="interval")
+    expected = world.expected_agreement(rows, dimension)
+    assert 0.4 < expected < 0.95
+    assert abs(found - expected) < 0.05
