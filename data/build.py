@@ -164,14 +164,14 @@ def write_floor(out: Path, seed: int, scale: float) -> None:
     Which message belongs to which split is decided by a hash of its text. Nobody can learn that, so
     the log-probability is that of the generator before its messages are dealt out.
     """
-    from data.generator.dialogues import SHARES, make_dialogues
+    from data.generator.dialogues import make_dialogues, split_logprob
     from data.generator.reviews import make_reviews
 
     count = max(10, int(FLOOR_ROWS * scale))
     drawn = make_dialogues(4 * count, stream("dialogues", seed) + 60, "test")
     told = [d for d in drawn if to_the_point(d)]
     taken = math.log(len(told) / len(drawn))  # given that the corpus takes the text
-    dealt = math.log(len(SHARES["test"]) / 20)  # a message's chance to fall into the split
+    dealt = split_logprob("test")  # a message's chance to fall into the split
     rows = [{"kind": "dialogues", "text": as_prose(d["messages"]),
              "logprob": round(d["logprob"] + dealt * len(d["messages"]) - taken, 3)}
             for d in told[:count]]

@@ -178,6 +178,7 @@ def winners() -> str:
             "The first such attack beat `gold_sentiment`: lucky word salads were great praise, and "
             "PPO learned to write lists of exclamations. The judge now asks as well whether words "
             "are neighbours in reviews of this world and whether sentences begin as sentences do. "
+            "PPO still ends at texts that it likes and no reader would. "
             "`gold_utility` holds against samples and PPO; climbing word by word still finds "
             "texts without sense that it likes, so no claim of the course rests on such a search. "
             "(The climb starts at the best salad. Where all salads lie at the judge's floor it has "

@@ -31,6 +31,7 @@ from helpers.profiles import load_profile  # noqa: E402
 from helpers.sentiment import gold_sentiment  # noqa: E402
 
 Judge = Callable[[str, str], float]
+PROMPTS, SAMPLES, UPDATES = 8, 256, 40  # of an attack: asked, to choose from, of PPO
 DAMAGES = ("shuffled", "repeated", "off topic", "truncated", "stock")
 
 
@@ -198,7 +199,7 @@ def lines(name: str) -> list[str]:
 # --- attacks --------------------------------------------------------------------------------
 
 
-def attacks(seed: int = 0, prompts: int = 8, samples: int = 256, updates: int = 40) -> list[dict]:
+def attacks(seed: int = 0) -> list[dict]:
     """Texts made to please the two judges, `gold_utility` and `gold_sentiment`.
 
     Returns one row per prompt and kind of text: `judge`, `prompt`, `kind`, `gold`, `text`.
@@ -210,27 +211,27 @@ def attacks(seed: int = 0, prompts: int = 8, samples: int = 256, updates: int = 
     rng = random.Random(seed)
     models = ROOT / "data" / "models"
     policy, tokenizer = load_causal(models / "sampler", settings)
-    rows = rng.sample(loaders.load_demonstrations(settings, "test"), prompts)
+    rows = rng.sample(loaders.load_demonstrations(settings, "test"), PROMPTS)
     train = loaders.load_demonstrations(settings, "train")
     found = attack(
         "gold_utility", world.gold_utility, policy, tokenizer,
         {row["prompt"]: " " + row["response"] for row in rows}, [row["prompt"] for row in train],
-        " ".join(row["response"] for row in train).split(), rng, (samples, updates))
+        " ".join(row["response"] for row in train).split(), rng)
     policy, tokenizer = load_causal(models / "base", settings)
     texts = {split: [row["text"] for row in loaders.load_reviews(settings, split)]
              for split in ("train", "test")}
-    openings = cut_prompts(texts["test"], tokenizer, prompts, 4, 8, seed=seed)
+    openings = cut_prompts(texts["test"], tokenizer, PROMPTS, 4, 8, seed=seed)
     written = {o: next(t for t in texts["test"] if t.startswith(o))[len(o):] for o in openings}
     return found + attack(
         "gold_sentiment", lambda prompt, text: gold_sentiment(prompt + text), policy, tokenizer,
         {o: " ".join(text.split(" ")[:35]) for o, text in written.items()},
         cut_prompts(texts["train"], tokenizer, 2000, 4, 8, seed=seed + 1),
-        " ".join(texts["train"][:1000]).split(), rng, (samples, updates))
+        " ".join(texts["train"][:1000]).split(), rng)
 
 
 def attack(
     name: str, judge: Judge, policy, tokenizer, written: dict[str, str], prompts: list[str],
-    bank: list[str], rng: random.Random, effort: tuple[int, int],
+    bank: list[str], rng: random.Random,
 ) -> list[dict]:
     """What pleases one judge most: chosen among samples, climbed to, trained for.
 
@@ -243,26 +244,24 @@ def attack(
         prompts: other prompts, for training.
         bank: words that occur in such texts, as often as they do.
         rng: of salads and climbs.
-        effort: samples to choose from, and updates of PPO.
     """
     from helpers import ppo_trainer
     from helpers.generation import sample
 
     settings = load_profile("embedded")
-    samples, updates = effort
     texts: dict[str, dict[str, str]] = {}
     for prompt, own in written.items():
-        drawn = sample(policy, tokenizer, [prompt] * samples, settings.ppo.max_new_tokens,
+        drawn = sample(policy, tokenizer, [prompt] * SAMPLES, settings.ppo.max_new_tokens,
                        seed=rng.randrange(2**31)).texts
-        salad = [f" {' '.join(rng.choices(bank, k=22)).capitalize()}." for _ in range(samples)]
+        salad = [f" {' '.join(rng.choices(bank, k=22)).capitalize()}." for _ in range(SAMPLES)]
         best = [max(found, key=lambda text, p=prompt: judge(p, text)) for found in (drawn, salad)]
         texts[prompt] = {
             "by the generator": own, "one sample": drawn[0],
-            f"best of {samples} samples": best[0], f"best of {samples} word salads": best[1],
+            f"best of {SAMPLES} samples": best[0], f"best of {SAMPLES} word salads": best[1],
             "climbed to, word by word": " " + climb(lambda text, p=prompt: judge(p, " " + text),
                                                     best[1], bank, rng)}
     config = ppo_trainer.PPOConfig.from_settings(
-        settings, updates=updates, kl_coef=0.0, kl_target=None)
+        settings, updates=UPDATES, kl_coef=0.0, kl_target=None)
     ppo_trainer.PPO(policy, None, lambda asked, said: list(map(judge, asked, said)), tokenizer,
                     config).train(prompts)
     trained = sample(policy, tokenizer, list(written), config.max_new_tokens, seed=0).texts

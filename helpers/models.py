@@ -187,7 +187,8 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
     base = base_source(settings)
     named = {}
     if settings.models.base == "embedded":
-        named["gpt2-0.2m"] = str(EMBEDDED / "zoo" / "gpt2-0.2m")
+        smallest = next(iter(zoo()))
+        named[smallest] = str(EMBEDDED / "zoo" / smallest)
     named |= {Path(source).name: str(source) for source in more}
     return {**named, Path(base).name: base}
 

@@ -482,9 +482,9 @@ def score_pairs(
     if apart:
         prompts = [pairs[row]["prompt"] for row in apart]
         texts = [pairs[row][side] for side in ("chosen", "rejected") for row in apart]
-        rewards[:, apart] = score(
-            model, tokenizer, prompts + prompts, texts, 2 * batch_size, max_length
-        ).reshape(2, -1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            alone = score(model, tokenizer, prompts + prompts, texts, 2 * batch_size, max_length)
+        rewards[:, apart] = alone.reshape(2, -1)
     return rewards[0], rewards[1]
 
 

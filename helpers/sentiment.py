@@ -1039,7 +1039,7 @@ def _neighbours(clean: str) -> list[tuple[str, str]]:
 
 
 def generator(kind: str) -> Any:
-    """The module that writes the embedded world's "reviews" or "dialogues"."""
+    """A module of data/generator, which writes the embedded world: "reviews", "dialogues", …"""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     return importlib.import_module(f"data.generator.{kind}")

@@ -194,9 +194,7 @@ _SLOTS = {"{n}": "four", "{place}": "lisbon", "{month}": "june", "{who}": "a bak
 
 
 def _plain(template: str) -> list[str]:
-    from data.generator.grammar import compile_template
-
-    texts = _expand(compile_template(re.sub(r"^\d\) ", "", template)))
+    texts = _expand(generator("grammar").compile_template(re.sub(r"^\d\) ", "", template)))
     for slot, value in _SLOTS.items():
         texts = [text.replace(slot, value) for text in texts]
     return texts

@@ -134,6 +134,8 @@ def test_an_opinion_counts_once():
     other = "The acting is superb. I saw it with my aunt, and the music is lovely as well, I think."
     assert explain(again)["balance"] == explain(once)["balance"]
     assert explain(other)["balance"] > explain(once)["balance"]
+    quiet = "The acting is superb. I saw it with my aunt, and I have to say that it is a film."
+    assert gold_sentiment(again) <= gold_sentiment(quiet)
     assert gold_sentiment(other) > gold_sentiment(again)
 
 

@@ -417,7 +417,8 @@ def _pool(split: str) -> dict:
     return chosen or banks()["topics"]
 
 
-def _share(split: str) -> float:
+def split_logprob(split: str) -> float:
+    """Log-probability of a text to fall into a split, in nats."""
     return 0.0 if split == "ood" else math.log(len(SHARES[split]) / 20)
 
 
@@ -431,7 +432,7 @@ def _retry(draw: Draw, split: str, make, tries: int = 400):
         text = result if isinstance(result, str) else result[-1]
         if _belongs(text, split):
             break
-    draw.logprob -= _share(split)
+    draw.logprob -= split_logprob(split)
     return result
 
 
