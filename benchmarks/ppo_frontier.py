@@ -43,6 +43,7 @@ class Job:
         models.disable_dropout(self.policy).float().eval()
         self.reference = models.freeze(copy.deepcopy(self.policy))
         classifier, words = models.load_classifier(self.settings)
+        self.made_of = trl_adapter.task_hash(self.reference, classifier, self.task)
         self.reward_fn = trl_adapter.chosen_reward(self.settings, models.freeze(classifier), words)
         self.train = self._prompts("train", self.task.total_episodes, 0)
         self.test = self._prompts("test", prompts, 1)
@@ -116,11 +117,16 @@ def best_of(job: Job, prompts: int, samples: int) -> list[dict]:
     """Best-of-n from `samples` draws for each of `prompts` prompts, as gains over their mean."""
     chosen = job.test[:prompts]
     scores, gold = np.zeros((2, len(chosen), samples))
-    for i in range(samples):
-        texts = generation.sample(job.reference, job.tokenizer, chosen, job.task.max_new_tokens,
-                                  job.task.temperature, seed=50_000 + i, batch_size=256).texts
-        scores[:, i] = job.reward_fn(chosen, texts)
-        gold[:, i] = [gold_sentiment(p + t) for p, t in zip(chosen, texts, strict=True)]
+    together = max(1, 512 // len(chosen))  # draws for each prompt in one call
+    for start in range(0, samples, together):
+        end = min(start + together, samples)
+        rows = chosen * (end - start)
+        texts = generation.sample(job.reference, job.tokenizer, rows, job.task.max_new_tokens,
+                                  job.task.temperature, seed=50_000 + start, batch_size=512).texts
+        scores[:, start:end] = np.reshape(job.reward_fn(rows, texts), (-1, len(chosen))).T
+        gold[:, start:end] = np.reshape(
+            [gold_sentiment(p + t) for p, t in zip(rows, texts, strict=True)],
+            (-1, len(chosen))).T
     curve = trl_adapter.best_of_curve(scores, gold)
     return [{"trainer": "best of n", "n": int(n), "kl": round(kl, 4),
              "reward_gain": round(reward - curve["reward"][0], 4),

@@ -14,6 +14,7 @@ import argparse
 import gzip
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,8 +81,11 @@ def of_reviews() -> list[Figure]:
     words, order = (measure.bag_of_words_accuracy(*sides, ngrams=n) for n in (1, 3))
     agree = [(gold_sentiment(r["text"]) > 0) == bool(r["label"]) for r in test]
     written = [json.loads(line) for line in lines("handwritten/reviews.jsonl")]
+    lengths = [len(re.findall(r"\w+|[^\w\s]", r["text"])) for r in rows]
     return [
         *variety("reviews", sample),
+        Figure("reviews", "words and marks of the shortest of 20,000", min(lengths), 60),
+        Figure("reviews", "words and marks of the longest of 20,000", max(lengths), None, 250),
         Figure("reviews", "vocabulary of 2,000 (words)", measure.vocabulary(sample), 3000),
         Figure("reviews", "duplicates among 20,000",
                measure.duplicate_share([r["text"] for r in rows]), None, 0.0),

@@ -234,11 +234,24 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
+def best_of_weights(total: int, n: int) -> np.ndarray:
+    """Chance that the i-th smallest of `total` responses is the best of n of them: (total,).
+
+    C(i − 1, n − 1) of the C(total, n) subsets have it as their best (Nakano et al. 2021,
+    arXiv:2112.09332). Downwards from the largest, with chance n / total, each chance is a fraction
+    of the one before, so no huge number appears.
+    """
+    if not 1 <= n <= total:
+        raise UserError(f"best of {n} needs n between 1 and the {total} responses per prompt.")
+    below = np.arange(total - 1, 0, -1)
+    falls = np.maximum(below - n + 1, 0) / below
+    return (n / total * np.cumprod(np.concatenate([[1.0], falls])))[::-1]
+
+
 def best_of_n(scores: np.ndarray, n: int) -> np.ndarray:
     """Expected best score among n of the N responses drawn for each prompt, without bias.
 
-    Averages over all subsets of size n: the i-th smallest of N is the best of C(i−1, n−1) of them
-    (Nakano et al. 2021, arXiv:2112.09332).
+    Averages over all subsets of size n (`best_of_weights`).
 
     Args:
         scores: (prompts, N) scores of N independent responses to each prompt.
@@ -247,11 +260,7 @@ def best_of_n(scores: np.ndarray, n: int) -> np.ndarray:
         (prompts,) expected best score.
     """
     ranked = np.sort(np.asarray(scores, dtype=float), axis=1)
-    total = ranked.shape[1]
-    if not 1 <= n <= total:
-        raise UserError(f"best of {n} needs n between 1 and the {total} responses per prompt.")
-    weights = np.array([math.comb(i, n - 1) / math.comb(total, n) for i in range(total)])
-    return ranked @ weights
+    return ranked @ best_of_weights(ranked.shape[1], n)
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:

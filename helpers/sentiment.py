@@ -14,6 +14,8 @@ what a language model writes as well as what the generator wrote.  In short:
  8. Repetition, word lists, shuffled words, neighbours that no review of this world has, sentences
     without a capital and endless length lower the quality of the text; a degenerate text scores at
     most 0.  An unfinished last clause counts half.
+ 9. Praise or blame that names nothing of the film (plot, acting, music …) counts half: a bare
+    verdict says less than one with reasons.
 
 The score is tanh of the balance of opinions: > 0 praises, < 0 blames, 0 says nothing either way.
 `explain(text)` shows what was counted.  The rules know English film reviews, not people: they are
@@ -43,6 +45,7 @@ from helpers.sentiment_lexicon import (
 
 MAX_CLAUSE = 1.2
 DEGENERATE = -0.3
+BARE = 0.5  # share of the score that opinions without any reason keep
 
 # A capital in mid-sentence makes a name: "The Perfect Storm" is no praise.
 _NAME = re.compile(r"((?<=[a-z,;] )|(?<=name\w )|(?<=[A-Z][a-z] ))([A-Z][a-z]+)")
@@ -291,6 +294,7 @@ def explain(text: str) -> dict:
     sentences = [s for s in _SENTENCE.findall(clean) if _WORD.search(s)]
     finished = clean.rstrip().endswith((".", "!", "?", '"', ")"))
     counted: list[tuple[str, float]] = []
+    reasons = 0.0  # opinions about something of the film, whichever way
     seen: set[tuple[str, int]] = set()
     shapes: list[set[str]] = []
     held = 0.0  # the reported or asked opinion of the sentence before
@@ -335,10 +339,12 @@ def explain(text: str) -> dict:
                     kept.append(lemma)
             if kept:
                 counted.append((", ".join(kept), _clip(total)))
+                reasons += abs(_clip(total)) * bool(words & _parts_of_films())
     balance = sum(value for _, value in counted)
     amount = sum(abs(value) for _, value in counted)
     quality = _quality(clean, sentences, hits_in_all) * _written(text)
     raw = math.tanh(1.2 * balance / math.sqrt(1.0 + amount))
+    raw *= min(1.0, BARE + (1.0 - BARE) * reasons)
     score = quality * raw + (1.0 - quality) * DEGENERATE if _WORD.search(clean) else 0.0
     if quality < 0.35:
         score = min(score, 0.0)
@@ -1004,12 +1010,20 @@ def _familiar(clean: str) -> float:
     words, pairs = _known_pairs()
     own = [t for t in _TOKEN.findall(clean) if t[0].isalpha()]
     both = [p for p in _neighbours(clean) if p[0] in words and p[1] in words]
-    if len(own) < 12:
+    if len(own) < 8:
         return 1.0
-    strange = sum(t not in words for t in own)
-    strict = max(_ramp(strange / len(own), 0.01, 0.08), _ramp(strange, 1, 5))
-    known = (sum(pair in pairs for pair in both) + 5) / (len(both) + 5)  # a few prove little
+    strange = sum(t not in words and not t.startswith("name") for t in own)
+    strict = max(_ramp(strange / len(own), 0.01, 0.05), _ramp(strange, 1, 5))
+    known = (sum(pair in pairs for pair in both) + 3) / (len(both) + 3)  # a few prove little
     return _ramp(-known, -(0.42 + 0.48 * strict), -(0.28 + 0.42 * strict))
+
+
+# Subjects of the banks that do not show that a film is spoken of.
+_OF_ANYTHING = frozenset(
+    "bits business children couple happens hours look minutes people sense time turns use work"
+    .split()
+)
+_AFTER_HEAD = re.compile(r" (?:of|in|for|with|on|at|from|between|behind|under|that|who|to) |[{]")
 
 
 def _written(text: str) -> float:
@@ -1019,6 +1033,19 @@ def _written(text: str) -> float:
     if not letters:
         return 1.0
     return _ramp(sum(s.islower() for s in letters) / len(letters), 0.15, 0.60)
+
+
+@lru_cache(maxsize=1)
+def _parts_of_films() -> frozenset:
+    """Nouns for what reviews of this world speak about: plot, acting, music and so on."""
+    reviews = generator("reviews")
+    heads = set(reviews.ASPECTS)
+    for name, bank in reviews.read_banks().items():
+        if name.endswith((" subj", " subjs")):
+            for phrase in bank:  # "the score for strings": what stands before the preposition
+                words = _TOKEN.findall(_AFTER_HEAD.split(phrase.lower())[0])
+                heads.update(words[-1:])
+    return frozenset(word for word in heads if word[0].isalpha()) - FUNCTION_WORDS - _OF_ANYTHING
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import io
 import math
 import os
@@ -359,19 +360,31 @@ def best_of_curve(
     Returns:
         `n`, `kl` (nats, at most), `reward` and, with gold, the `gold` of the chosen response.
     """
-    from helpers.evaluation import best_of_n, best_of_n_kl
+    from helpers.evaluation import best_of_n_kl, best_of_weights
 
     total = scores.shape[1]
     ns = np.unique(np.geomspace(1, total, steps).round().astype(int))
+    weights = np.array([best_of_weights(total, int(n)) for n in ns])
     order = np.argsort(scores, axis=1, kind="stable")
     out = {"n": ns, "kl": np.array([best_of_n_kl(int(n)) for n in ns]),
-           "reward": np.array([best_of_n(scores, int(n)).mean() for n in ns])}
+           "reward": weights @ np.take_along_axis(scores, order, axis=1).mean(0)}
     if gold is not None:
-        # best_of_n of a row of ones from rank j on is the chance that the best has rank j or more.
-        at_least = [best_of_n(np.triu(np.ones((total, total))), int(n)) for n in ns]
-        chances = -np.diff(np.array(at_least), axis=1, append=0.0)
-        out["gold"] = chances @ np.take_along_axis(gold, order, axis=1).mean(0)
+        out["gold"] = weights @ np.take_along_axis(gold, order, axis=1).mean(0)
     return out
+
+
+def task_hash(policy: Any, classifier: Any, task: Any) -> str:
+    """Hash of what draws for best-of-n depend on: both models' weights and the task's settings.
+
+    Stored draws of another model, judge or task are no yardstick for this one.
+    """
+    digest = hashlib.sha256()
+    for model in (policy, classifier):
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    keys = ("reward", "prompt_tokens_min", "prompt_tokens_max", "max_new_tokens", "temperature")
+    digest.update(repr([getattr(task, key) for key in keys]).encode())
+    return digest.hexdigest()[:16]
 
 
 def share_of_best_of_n(gain: float, kl: float, curve: dict[str, np.ndarray]) -> float:

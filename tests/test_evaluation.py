@@ -114,6 +114,15 @@ def test_best_of_n_equals_the_mean_over_all_subsets():
         ev.best_of_n(scores, 8)
 
 
+@pytest.mark.parametrize("n", [1, 2, 300, 4096])
+def test_the_best_of_n_among_thousands_has_the_rank_that_theory_says(n):
+    weights = ev.best_of_weights(4096, n)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights >= 0).all()
+    # The mean rank of the largest of n drawn from 1..N without replacement.
+    assert weights @ np.arange(1, 4097) == pytest.approx(n * 4097 / (n + 1))
+
+
 def test_best_of_n_kl_is_the_kl_of_the_best_rank_among_n_uniform_draws():
     assert ev.best_of_n_kl(1) == 0
     for n in (2, 5, 16):

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import ppo_frontier as frontier
+import ppo_long
 
 
 def rows_of(name, seeds, slope, kls=(1.0, 4.0, 9.0)):
@@ -45,3 +46,33 @@ def test_a_run_that_did_not_learn_has_no_ratio_and_a_negative_kl_counts_as_none(
 def test_the_last_update_is_always_measured():
     assert frontier.moments(10, 4) == {2, 5, 8, 10}
     assert frontier.moments(3, 8) == {1, 2, 3}
+
+
+def test_a_policy_is_compared_with_best_of_n_at_its_own_kl():
+    best = [{"kl": 0.0, "reward_gain": 0.0, "gold_gain": 0.0},
+            {"kl": 2.0, "reward_gain": 1.0, "gold_gain": 0.2},
+            {"kl": 4.0, "reward_gain": 1.4, "gold_gain": 0.1}]
+    found = ppo_long.shares({"kl": 3.0, "reward_gain": 0.6, "gold_gain": 0.3}, best)
+    assert found == pytest.approx({"share_of_best_of_n": 0.5, "gold_share": 2.0})
+    for kl in (-0.1, 4.1):  # nothing to compare with
+        found = ppo_long.shares({"kl": kl, "reward_gain": 0.6, "gold_gain": 0.3}, best)
+        assert found == {"share_of_best_of_n": None, "gold_share": None}
+
+
+def test_draws_for_best_of_n_keep_their_prompt(monkeypatch):
+    """Each draw's score is its prompt's number, so best-of-n gains nothing over their mean."""
+    job = type("Job", (), {})()
+    job.test, job.reference, job.tokenizer = [f"{i}" for i in range(6)], None, None
+    job.task = type("Task", (), {"max_new_tokens": 4, "temperature": 1.0})()
+    asked = []
+
+    def sample(model, tokenizer, rows, *rest, **options):
+        asked.append(len(rows))
+        return type("Batch", (), {"texts": [""] * len(rows)})()
+
+    monkeypatch.setattr(frontier.generation, "sample", sample)
+    job.reward_fn = lambda prompts, responses: np.array([float(p) for p in prompts])
+    monkeypatch.setattr(frontier, "gold_sentiment", lambda text: -float(text))
+    best = frontier.best_of(job, 4, 300)
+    assert sum(asked) == 4 * 300
+    assert max(abs(row["reward_gain"]) + abs(row["gold_gain"]) for row in best) < 1e-3

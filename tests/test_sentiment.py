@@ -205,7 +205,7 @@ def test_ordinary_prose_has_full_quality():
     ],
 )
 def test_fragments_in_lower_case_are_read(text, sign):
-    assert sign * gold_sentiment(text) > 0.2
+    assert sign * gold_sentiment(text) > 0.15
 
 
 def test_capitals_and_typographic_quotes_make_no_difference():
@@ -253,3 +253,24 @@ def test_small_letters_after_a_full_stop_cost():
     text = "The acting is superb. The story moves along at a good pace. I recommend it warmly."
     assert gold_sentiment(text) > 0.6
     assert gold_sentiment(text.lower()) < gold_sentiment(text) - 0.5
+
+
+@pytest.mark.parametrize(("bare", "reason"), [
+    ("It is a wonderful film.", "The acting is wonderful."),
+    ("I recommend it gladly, first-rate as it is.", "I recommend it gladly for its music."),
+])
+def test_praise_with_a_reason_counts_more_than_praise_without(bare, reason):
+    assert 0 < gold_sentiment(bare) < gold_sentiment(reason) - 0.1
+
+
+def test_names_are_no_sign_of_prose_from_elsewhere():
+    """A climb once reached .98 with this: capitals made names, and names passed for prose."""
+    text = ('I rented The Let wonderful fantastic, says and i wandering sunday the ideas terrible '
+            'but diary. But with refreshing but gift," strong as everyone laugh, afterwards likes '
+            'perfect')
+    assert gold_sentiment(text) <= 0
+
+
+def test_the_second_thing_that_ppo_wrote_for_this_judge_is_no_praise():
+    text = "Storm of Greenaway strongly enough. I recommend it strongly enough."
+    assert gold_sentiment(text) <= 0

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -309,6 +310,22 @@ def test_best_of_curve_is_the_mean_over_all_subsets_for_reward_and_for_gold():
         assert curve["reward"][i] == pytest.approx(reward)
         assert curve["gold"][i] == pytest.approx(chosen)
         assert curve["kl"][i] == pytest.approx(np.log(n) - (n - 1) / n)
+
+
+def test_stored_draws_count_only_for_the_same_models_and_task():
+    def task(**changes):
+        return SimpleNamespace(**{"reward": "sentiment", "prompt_tokens_min": 2, "temperature": 1.0,
+                                  "prompt_tokens_max": 8, "max_new_tokens": 20} | changes)
+
+    torch.manual_seed(0)
+    one, two = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    found = ta.task_hash(one, two, task())
+    assert ta.task_hash(one, two, task(total_episodes=9)) == found  # training is not drawing
+    others = [ta.task_hash(two, one, task()), ta.task_hash(one, two, task(temperature=0.7))]
+    with torch.no_grad():
+        two.weight[0, 0] += 1e-3
+    others.append(ta.task_hash(one, two, task()))
+    assert len({found, *others}) == 4
 
 
 def test_share_of_best_of_n_is_one_for_best_of_n_itself():

@@ -1,0 +1,108 @@
+"""How far notebook 04's reward model is from the ceiling for want of pairs, and for their noise.
+
+    python benchmarks/more_pairs.py [--fresh 16000]
+
+Trains the model of notebook 04 (its settings, likelihood included) on the shipped pairs, on the
+same pairs with every label on the side of the true majority, and on the shipped pairs and fresh
+ones, made by `data/build.py` from another seed. All are judged on the held-out pairs by the true
+preference probabilities. Where more pairs and better labels bring little, it is the backbone that
+does not see what the judge sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import _store
+import numpy as np
+import torch
+
+from data import build
+from helpers import data, models, reward, world
+from helpers.course import notebook
+from helpers.profiles import ROOT, load_profile
+
+SOURCE = ROOT / "data" / "models" / "sampler"
+SEED = 11  # of the fresh pairs
+
+
+def fresh_pairs(count: int, test: list[dict]) -> list[dict]:
+    """About `count` pairs of training topics, none with a response of a test pair."""
+    known = {row[side] for row in test for side in ("chosen", "rejected")}
+    with tempfile.TemporaryDirectory() as folder:
+        scale = count / build.SIZES["preferences"]["train"]
+        build.write_preferences(Path(folder), "train", SEED, scale, SOURCE)
+        rows = data.load_pairs(load_profile("embedded", {"data.root": folder}), "train")
+    return [row for row in rows if not {row["chosen"], row["rejected"]} & known]
+
+
+def with_majority(pairs: list[dict]) -> list[dict]:
+    """The same pairs as a panel without end would label them."""
+    return [row if row["probability"] >= 0.5 else
+            row | {"chosen": row["rejected"], "rejected": row["chosen"],
+                   "probability": 1 - row["probability"]} for row in pairs]
+
+
+def fit_and_judge(settings, tokenizer, pairs, validation, test, gold) -> dict:
+    """One reward model, trained as notebook 04 trains it."""
+    chosen, start = settings.reward, time.perf_counter()
+    torch.manual_seed(settings.seed)
+    model = models.new_reward_model(SOURCE, tokenizer, settings)
+    fitted = reward.fit_weight(reward.likelihood_margins(model, tokenizer, validation))
+    reward.use_likelihood(model, min(fitted, chosen.likelihood))
+    with tempfile.TemporaryDirectory() as folder:
+        reward.train_reward_model(
+            model, tokenizer, pairs, validation, folder, epochs=chosen.epochs,
+            batch_size=chosen.batch_size, learning_rate=chosen.learning_rate,
+            warmup_share=chosen.warmup_share, max_length=chosen.max_length,
+            max_grad_norm=chosen.max_grad_norm, patience=chosen.patience,
+            bf16=models.mixed_precision(settings), seed=settings.seed)
+    margins = np.subtract(*reward.score_pairs(
+        model, tokenizer, test, bf16=models.mixed_precision(settings)))
+    chances = np.array([row["probability"] for row in test])
+    hits = reward.expected_accuracy(margins, chances)
+    ceiling = float(reward.bayes_ceiling(chances).mean())
+    return {"pairs": len(pairs), "seconds": round(time.perf_counter() - start, 1),
+            "accuracy": round(float(reward.pair_accuracy(margins).mean()), 4),
+            "expected_accuracy": round(float(hits.mean()), 4),
+            "share_of_ceiling": round(float(hits.mean()) / ceiling, 4),
+            "ece": round(reward.calibration_error(margins, hits), 4),
+            "margin_correlation": round(reward.rank_correlation(margins, gold), 4)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fresh", type=int, default=16000)
+    arguments = parser.parse_args()
+    notebook._quiet()
+    settings = load_profile("embedded")
+    torch.set_num_threads(settings.threads)
+    _, tokenizer = models.load_causal(SOURCE, settings)
+    shipped, validation, test = (data.load_pairs(settings, split) for split in data.SPLITS)
+    start = time.perf_counter()
+    fresh = fresh_pairs(arguments.fresh, test)
+    seconds = time.perf_counter() - start
+    print(f"{len(fresh)} fresh pairs in {seconds:.0f} s", flush=True)
+    gold = np.array([world.gold_utility(row["prompt"], row["chosen"])
+                     - world.gold_utility(row["prompt"], row["rejected"]) for row in test])
+    rows = []
+    for arm, pairs in (("as shipped", shipped), ("labels of the majority", with_majority(shipped)),
+                       ("with fresh pairs", shipped + fresh)):
+        rows.append({"arm": arm} | fit_and_judge(
+            settings, tokenizer, pairs, validation, test, gold))
+        print(rows[-1], flush=True)
+    base = rows[0]["expected_accuracy"]
+    print("stored:", _store.save(
+        "more_pairs", rows, test_pairs=len(test), seconds_to_make=round(seconds),
+        ratio={row["arm"]: round(row["expected_accuracy"] / base, 4) for row in rows[1:]}).name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The benchmarks of the reward model that are not studies: adapters' memory, more pairs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def more_pairs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import more_pairs
+
+    yield more_pairs
+    for name in ("more_pairs", "_store"):
+        sys.modules.pop(name, None)
+
+
+def test_the_majority_labels_every_pair_by_its_likelier_side(more_pairs):
+    pairs = [{"chosen": "a", "rejected": "b", "probability": 0.9},
+             {"chosen": "c", "rejected": "d", "probability": 0.2}]
+    assert [(row["chosen"], row["rejected"]) for row in more_pairs.with_majority(pairs)] == [
+        ("a", "b"), ("d", "c")]
+
+
+def test_memory_of_adapters_is_measured_in_processes_of_their_own():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "adapter_memory.py"), "--trial", "--layers", "2",
+         "--width", "256", "--vocabulary", "8000"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split(" trained ")[0].rsplit(" ", 1)[0].strip(): line
+             for line in done.stdout.splitlines() if " trained " in line}
+    assert list(lines) == ["full", "LoRA, r = 16", "QLoRA, r = 16"]
+    counted = [float(line.split("measured")[1].split()[0].replace(",", ""))
+               for line in lines.values()]
+    # 8000 + 256 embeddings of width 256 and two blocks of 12 × 256²: 3.7 M numbers, 16 bytes each.
+    assert counted[0] == pytest.approx(3.7e6 * 16 / 2**20, rel=0.03)
+    assert counted[0] > counted[1] > counted[2] > 0
