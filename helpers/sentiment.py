@@ -287,7 +287,8 @@ def _lexicon() -> dict:
 def explain(text: str) -> dict:
     """How `gold_sentiment` came to its score.
 
-    Returns a dict: `score`; `balance` (sum of the opinions counted); `quality` (0–1, see
+    Returns a dict: `score`; `balance` (sum of the opinions counted); `reasons` (strength of those
+    that name something of the film; below 1 the score shrinks); `quality` (0–1, see
     `text_quality`); `opinions`, a list of (words, value) in the order of the text.
     """
     clean = _normalise(text)
@@ -351,6 +352,7 @@ def explain(text: str) -> dict:
     return {
         "score": max(-0.9999, min(0.9999, score)) + 0.0,
         "balance": balance,
+        "reasons": reasons,
         "quality": quality,
         "opinions": counted,
     }
