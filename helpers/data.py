@@ -323,7 +323,10 @@ def _prompt_and_response(row: Row, side: str) -> tuple[str, str]:
         value = value.tolist()
     if isinstance(value, str):
         _text(row, side)
-        if isinstance(row.get("prompt"), str) and not value.lstrip().startswith("Human:"):
+        # With a prompt beside it, "Human: …" is a response in which a model spoke for the user, as
+        # HH has some, unless an assistant's turn follows.
+        whole = value.lstrip().startswith("Human:") and ASSISTANT in value
+        if isinstance(row.get("prompt"), str) and not whole:
             return render_prompt(_text(row, "prompt")), value.strip()
         messages, response = parse_hh(value)
     elif isinstance(value, list) and value and all(

@@ -105,6 +105,19 @@ def test_scores_of_a_pair_are_kept_as_their_gap(tmp_path):
     assert second["score_gap"] == (-1.0 if second["winner"] == "a" else 1.0)
 
 
+def test_a_response_that_speaks_for_the_user_is_a_response(tmp_path):
+    """HH holds answers such as "Human: No, you are"; written to a table they must come back."""
+    row = {"prompt": "Who is right?", "chosen": "Human: What do you mean?", "rejected": "I am."}
+    whole = {"prompt": "Who?", "chosen": "\n\nHuman: Who?\n\nAssistant: You.",
+             "rejected": "\n\nHuman: Who?\n\nAssistant: Me."}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in (row, whole)), encoding="utf-8")
+    found = [pair for split in data.SPLITS
+             for pair in data.load_pairs(settings_of(preferences=path), split)]
+    assert {(pair["chosen"], pair["rejected"]) for pair in found} == {
+        ("Human: What do you mean?", "I am."), ("You.", "Me.")}
+
+
 def test_scores_written_as_text_in_a_csv_are_numbers(tmp_path):
     for split in data.SPLITS:
         with (tmp_path / f"{split}.csv").open("w", newline="") as file:
