@@ -22,7 +22,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -32,25 +31,13 @@ import _store
 import torch
 
 from helpers import models, reward
-from helpers.course.execute import tree_memory
+from helpers.course.execute import Memory, tree_memory
 from helpers.profiles import ROOT, load_profile
 
 LORA = {"models.lora": True, "models.lora_r": 16, "models.lora_alpha": 32}
 ARMS = {"full": {}, "LoRA, r = 16": LORA, "QLoRA, r = 16": LORA | {"models.quantise": "nf4"}}
 STEPS = 3
 WARM_UP = ROOT / "data" / "models" / "zoo" / "gpt2-0.2m"
-
-
-class Memory(threading.Thread):
-    """Highest resident memory of this process while it runs, in bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self.done = 0, threading.Event()
-
-    def run(self) -> None:
-        while not self.done.wait(0.003):
-            self.peak = max(self.peak, tree_memory(os.getpid()))
 
 
 def give_back() -> None:
@@ -111,13 +98,10 @@ def measure(folder: Path, arm: str, pairs: int, tokens: int) -> dict:
     before = tree_memory(os.getpid())
     model = ready(folder, arm)
     give_back()
-    memory = Memory()
-    memory.start()
     start = time.perf_counter()
-    optimizer = train(model, pairs, tokens, STEPS)
+    with Memory(os.getpid(), every=0.003) as memory:
+        optimizer = train(model, pairs, tokens, STEPS)
     seconds = time.perf_counter() - start
-    memory.done.set()
-    memory.join()
     count = models.count_parameters(model)
     size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)  # noqa: E731
     counted = size(model.parameters()) + size(p for p in model.parameters() if p.requires_grad)

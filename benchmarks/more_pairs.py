@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import _store
 import numpy as np
+import reward_curves
 import torch
 
 from data import build
 from helpers import data, models, reward, world
 from helpers.course import notebook
-from helpers.profiles import ROOT, load_profile
+from helpers.profiles import load_profile
 
-SOURCE = ROOT / "data" / "models" / "sampler"
 SEED = 11  # of the fresh pairs
 
 
@@ -37,7 +37,8 @@ def fresh_pairs(count: int, test: list[dict]) -> list[dict]:
     known = {row[side] for row in test for side in ("chosen", "rejected")}
     with tempfile.TemporaryDirectory() as folder:
         scale = count / build.SIZES["preferences"]["train"]
-        build.write_preferences(Path(folder), "train", SEED, scale, SOURCE)
+        build.write_preferences(Path(folder), "train", SEED, scale,
+                                reward_curves.SOURCE)
         rows = data.load_pairs(load_profile("embedded", {"data.root": folder}), "train")
     return [row for row in rows if not {row["chosen"], row["rejected"]} & known]
 
@@ -49,30 +50,21 @@ def with_majority(pairs: list[dict]) -> list[dict]:
                    "probability": 1 - row["probability"]} for row in pairs]
 
 
-def fit_and_judge(settings, tokenizer, pairs, validation, test, gold) -> dict:
-    """One reward model, trained as notebook 04 trains it."""
-    chosen, start = settings.reward, time.perf_counter()
-    torch.manual_seed(settings.seed)
-    model = models.new_reward_model(SOURCE, tokenizer, settings)
-    fitted = reward.fit_weight(reward.likelihood_margins(model, tokenizer, validation))
-    reward.use_likelihood(model, min(fitted, chosen.likelihood))
-    with tempfile.TemporaryDirectory() as folder:
-        reward.train_reward_model(
-            model, tokenizer, pairs, validation, folder, epochs=chosen.epochs,
-            batch_size=chosen.batch_size, learning_rate=chosen.learning_rate,
-            warmup_share=chosen.warmup_share, max_length=chosen.max_length,
-            max_grad_norm=chosen.max_grad_norm, patience=chosen.patience,
-            bf16=models.mixed_precision(settings), seed=settings.seed)
-    margins = np.subtract(*reward.score_pairs(
-        model, tokenizer, test, bf16=models.mixed_precision(settings)))
-    chances = np.array([row["probability"] for row in test])
-    hits = reward.expected_accuracy(margins, chances)
-    ceiling = float(reward.bayes_ceiling(chances).mean())
-    return {"pairs": len(pairs), "seconds": round(time.perf_counter() - start, 1),
-            "accuracy": round(float(reward.pair_accuracy(margins).mean()), 4),
-            "expected_accuracy": round(float(hits.mean()), 4),
-            "share_of_ceiling": round(float(hits.mean()) / ceiling, 4),
-            "ece": round(reward.calibration_error(margins, hits), 4),
+def fit_and_judge(bench: reward_curves.Bench, pairs: list[dict], gold: np.ndarray) -> dict:
+    """One reward model, trained and scored as notebook 04 does it."""
+    settings, start = bench.settings, time.perf_counter()
+    bf16 = models.mixed_precision(settings)
+    model = bench.model(settings.seed)
+    fitted = reward.fit_weight(
+        reward.likelihood_margins(model, bench.tokenizer, bench.validation))
+    reward.use_likelihood(model, min(fitted, settings.reward.likelihood))
+    bench.fit(model, pairs, settings.seed, evaluations=4, patience=settings.reward.patience,
+              bf16=bf16)
+    margins = np.subtract(*reward.score_pairs(model, bench.tokenizer, bench.test, bf16=bf16))
+    found = bench.judge(margins)
+    ceiling = reward.bayes_ceiling([row["probability"] for row in bench.test]).mean()
+    return {"pairs": len(pairs), "seconds": round(time.perf_counter() - start, 1), **found,
+            "share_of_ceiling": round(found["expected_accuracy"] / float(ceiling), 4),
             "margin_correlation": round(reward.rank_correlation(margins, gold), 4)}
 
 
@@ -83,8 +75,9 @@ def main() -> int:
     notebook._quiet()
     settings = load_profile("embedded")
     torch.set_num_threads(settings.threads)
-    _, tokenizer = models.load_causal(SOURCE, settings)
-    shipped, validation, test = (data.load_pairs(settings, split) for split in data.SPLITS)
+    bench = reward_curves.Bench(settings.threads, settings.reward.eval_pairs)
+    bench.validation = data.load_pairs(settings, "validation")
+    shipped, test = bench.train, bench.test
     start = time.perf_counter()
     fresh = fresh_pairs(arguments.fresh, test)
     seconds = time.perf_counter() - start
@@ -94,8 +87,7 @@ def main() -> int:
     rows = []
     for arm, pairs in (("as shipped", shipped), ("labels of the majority", with_majority(shipped)),
                        ("with fresh pairs", shipped + fresh)):
-        rows.append({"arm": arm} | fit_and_judge(
-            settings, tokenizer, pairs, validation, test, gold))
+        rows.append({"arm": arm} | fit_and_judge(bench, pairs, gold))
         print(rows[-1], flush=True)
     base = rows[0]["expected_accuracy"]
     print("stored:", _store.save(

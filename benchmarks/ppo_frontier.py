@@ -28,6 +28,7 @@ import _store
 import numpy as np
 
 from helpers import course, data, evaluation, generation, models, ppo_trainer, trl_adapter
+from helpers.course.runner import parse_assignments
 from helpers.sentiment import gold_sentiment
 
 TRAINERS = ("TRL", "ours")
@@ -62,6 +63,10 @@ class Job:
         row = {"reward": m["scores"].mean(), "gold": m["gold"].mean(), "kl": m["kl"].mean(),
                "entropy": m["entropy"], "distinct": evaluation.distinct_share(m["texts"])}
         return {key: round(float(value), 4) for key, value in row.items()}
+
+    def gains(self, row: dict) -> dict:
+        """What a measured policy has gained over the untouched model."""
+        return {f"{key}_gain": round(row[key] - self.before[key], 4) for key in ("reward", "gold")}
 
 
 def moments(updates: int, points: int) -> set[int]:
@@ -173,9 +178,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    import yaml
-
-    overrides = {k: yaml.safe_load(v) for k, v in (item.split("=", 1) for item in arguments.set)}
+    overrides = parse_assignments(arguments.set)
     job, rows = Job(overrides, arguments.prompts), []
     print(f"before: {job.before}", flush=True)
     best = best_of(job, arguments.best_prompts, arguments.samples)
@@ -183,8 +186,7 @@ def main() -> int:
         for name, run in (("TRL", run_trl), ("ours", run_ours)):
             start = time.perf_counter()
             for row in run(job, seed, arguments.points):
-                gains = {f"{k}_gain": round(row[k] - job.before[k], 4) for k in ("reward", "gold")}
-                rows.append({"trainer": name, "seed": seed, **row, **gains})
+                rows.append({"trainer": name, "seed": seed, **row, **job.gains(row)})
             print(f"{name:<5} seed {seed}: reward {rows[-1]['reward']:5.2f}, gold "
                   f"{rows[-1]['gold']:.3f}, KL {rows[-1]['kl']:.2f} nats, distinct "
                   f"{rows[-1]['distinct']:.2f}, {time.perf_counter() - start:.0f} s", flush=True)

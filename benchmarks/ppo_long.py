@@ -13,6 +13,7 @@ the true sentiment, which neither has seen.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import _store
 import numpy as np
 import ppo_frontier
+
+from helpers import trl_adapter
+from helpers.course.runner import parse_assignments
 
 SETTINGS = {
     "ppo_trl.total_episodes": 24576, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
@@ -33,11 +37,11 @@ def shares(row: dict, best: list[dict]) -> dict:
     """What a policy gained over what best-of-n gains at its KL, by reward and by gold."""
     if not 0 < row["kl"] <= best[-1]["kl"]:
         return {"share_of_best_of_n": None, "gold_share": None}
-    kl = [0.0] + [point["kl"] for point in best]
-    found = {}
+    found, kl = {}, [point["kl"] for point in best]
     for name, key in (("share_of_best_of_n", "reward_gain"), ("gold_share", "gold_gain")):
-        paid = float(np.interp(row["kl"], kl, [0.0] + [point[key] for point in best]))
-        found[name] = round(row[key] / paid, 4) if paid > 0 else None
+        curve = {"kl": kl, "reward": np.array([point[key] for point in best])}
+        share = trl_adapter.share_of_best_of_n(row[key], row["kl"], curve)
+        found[name] = None if math.isnan(share) else round(share, 4)
     return found
 
 
@@ -50,10 +54,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    import yaml
-
-    overrides = SETTINGS | {key: yaml.safe_load(value) for key, value in (
-        item.split("=", 1) for item in arguments.set)}
+    overrides = SETTINGS | parse_assignments(arguments.set)
     job = ppo_frontier.Job(overrides, arguments.prompts)
     best = ppo_frontier.best_of(job, arguments.best_prompts, arguments.samples)
     print(f"before: {job.before}; best of {best[-1]['n']} gains {best[-1]['reward_gain']:.2f} at "
@@ -62,9 +63,7 @@ def main() -> int:
     for seed in range(arguments.seeds):
         start = time.perf_counter()
         for row in ppo_frontier.run_ours(job, seed, arguments.points):
-            gains = {f"{key}_gain": round(row[key] - job.before[key], 4)
-                     for key in ("reward", "gold")}
-            row = {"trainer": "ours", "seed": seed, **row, **gains}
+            row = {"trainer": "ours", "seed": seed, **row, **job.gains(row)}
             rows.append(row | shares(row, best) | {
                 "entropy_ratio": round(row["entropy"] / job.before["entropy"], 4)})
             print({key: rows[-1][key] for key in (

@@ -6,20 +6,13 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import more_pairs
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def more_pairs(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import more_pairs
-
-    yield more_pairs
-    for name in ("more_pairs", "_store"):
-        sys.modules.pop(name, None)
-
-
-def test_the_majority_labels_every_pair_by_its_likelier_side(more_pairs):
+def test_the_majority_labels_every_pair_by_its_likelier_side():
     pairs = [{"chosen": "a", "rejected": "b", "probability": 0.9},
              {"chosen": "c", "rejected": "d", "probability": 0.2}]
     assert [(row["chosen"], row["rejected"]) for row in more_pairs.with_majority(pairs)] == [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.generator.reviews import make_reviews
-from helpers.sentiment import DEGENERATE, explain, gold_sentiment, text_quality
+from helpers.sentiment import BARE, DEGENERATE, explain, gold_sentiment, text_quality
 
 ROOT = Path(__file__).resolve().parents[1]
 REVIEW = (
@@ -198,14 +198,20 @@ def test_ordinary_prose_has_full_quality():
 @pytest.mark.parametrize(
     ("text", "sign"),
     [
-        ("this movie is a joy from start to finish, and i would gladly see it again with my", 1),
         ("i was expecting something dull, but the acting is lovely and the story never", 1),
         ("the story was never gripping, and i cannot recommend it to anyone who likes a good", -1),
         ("i rented this film on a monday and fell asleep; it is boring and far too long", -1),
     ],
 )
 def test_fragments_in_lower_case_are_read(text, sign):
-    assert sign * gold_sentiment(text) > 0.15
+    assert sign * gold_sentiment(text) > 0.2
+
+
+def test_a_fragment_without_a_reason_is_read_and_counts_half():
+    text = "this movie is a joy from start to finish, and i would gladly see it again with my"
+    found = explain(text)
+    assert found["reasons"] == 0
+    assert found["score"] / BARE > 0.2
 
 
 def test_capitals_and_typographic_quotes_make_no_difference():

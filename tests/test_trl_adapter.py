@@ -326,6 +326,8 @@ def test_stored_draws_count_only_for_the_same_models_and_task():
         two.weight[0, 0] += 1e-3
     others.append(ta.task_hash(one, two, task()))
     assert len({found, *others}) == 4
+    named = [ta.task_hash(torch.nn.ModuleDict({name: one}), two, task()) for name in ("a", "b")]
+    assert named[0] != named[1]
 
 
 def test_share_of_best_of_n_is_one_for_best_of_n_itself():

@@ -131,7 +131,7 @@ def execute(
     os.close(handle)
     begun = time.monotonic()
     try:
-        with _Memory() as memory:
+        with Memory() as memory:
             result.error = _papermill(path, out, parameters, on_cell, memory, metrics_file)
         result.peak_memory_mb = round(memory.peak / 2**20, 1)
         result.seconds = round(time.monotonic() - begun, 2)
@@ -238,16 +238,16 @@ def _root() -> Path:
     return ROOT
 
 
-class _Memory:
-    """Samples the resident memory of a process and its descendants in a thread."""
+class Memory:
+    """Samples the resident memory of a process and its descendants in a thread; `peak` in bytes."""
 
-    def __init__(self) -> None:
-        self.pid: int | None = None
+    def __init__(self, pid: int | None = None, every: float = SAMPLE_SECONDS) -> None:
+        self.pid, self.every = pid, every
         self.peak = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> _Memory:
+    def __enter__(self) -> Memory:
         self._thread.start()
         return self
 
@@ -256,7 +256,7 @@ class _Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
+        while not self._stop.wait(self.every):
             if self.pid is not None:
                 self.peak = max(self.peak, tree_memory(self.pid))
 
