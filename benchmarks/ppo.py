@@ -1,13 +1,16 @@
 """Episodes per second of the course's PPO trainer and of TRL's, run in turn on the same work.
 
-    python benchmarks/ppo.py [--rounds 3] [--updates 5] [--threads 2]
+    python benchmarks/ppo.py [--rounds 3] [--updates 4] [--threads 2]
 
-Same model, prompts, reward model, response length, batch, epochs, optimiser steps and precision
-(float32). Three trainers: TRL's PPOTrainer; ours with a separate value model, as TRL has one; ours
-with the value head on the policy's trunk. Two kinds of responses: of natural length, and always of
-full length (the end-of-text token banned). Each round runs every trainer once, its first update is
-not counted, and the best round of each stands for it, as on a busy machine the others measure the
-neighbours. Processor seconds stand beside: they do not count what else the machine was doing.
+Needs the stage `sft` of the embedded profile and makes it if it is missing: that model ends its
+answers by itself, so that responses have their natural length. Same model, prompts, reward model,
+response length, batch, epochs, optimiser steps and precision. Three trainers: TRL's PPOTrainer;
+ours with a separate value model, as TRL has one; ours with the value head on the policy's trunk.
+Two precisions: float32, and bfloat16 by autocast, in which the course trains where the processor
+has it. Two kinds of responses: of natural length, and always of full length (the end-of-text token
+banned). Each round runs every trainer once, its first update is not counted, and the best round of
+each stands for it, as on a busy machine the others measure the neighbours. Processor seconds stand
+beside: they do not count what else the machine was doing.
 """
 
 from __future__ import annotations
@@ -28,15 +31,16 @@ import _store
 import numpy as np
 import torch
 
-from helpers import data, models, ppo_trainer, reward, trl_adapter
+from helpers import course, data, models, ppo_trainer, reward, trl_adapter
 from helpers.profiles import load_profile
 
 BATCH, EPOCHS, NEW_TOKENS, PROMPT_TOKENS = 64, 4, 48, 32
+GOALS = {"ours, separate value model": 2.5, "ours, value head on trunk": 4.0}
 
 
-def matmul_rate(size: int = 1024, seconds: float = 0.5) -> float:
-    """GFLOP per second that this machine reaches on square float32 products."""
-    a = torch.randn(size, size)
+def matmul_rate(precision: str, size: int = 1024, seconds: float = 0.5) -> float:
+    """GFLOP per second that this machine reaches on square products."""
+    a = torch.randn(size, size, dtype=getattr(torch, precision))
     rates = []
     for _ in range(3):
         count, start = 0, time.perf_counter()
@@ -76,10 +80,10 @@ def ban(model, token: int):
 class Job:
     """What all trainers share: models made anew for each run from the same weights."""
 
-    def __init__(self, settings, full_length: bool):
-        self.policy, self.tokenizer = models.load_base(settings)
+    def __init__(self, settings, full_length: bool, precision: str = "float32"):
+        self.policy, self.tokenizer = models.load_stage(settings, "sft")
         models.disable_dropout(self.policy)
-        self.full_length = full_length
+        self.full_length, self.precision = full_length, precision
         rows = data.load_demonstrations(settings, "train")
         encoded = [self.tokenizer(r["prompt"], add_special_tokens=False)["input_ids"] for r in rows]
         kept = [r["prompt"] for r, ids in zip(rows, encoded, strict=True)
@@ -106,6 +110,7 @@ def run_ours(job: Job, updates: int, separate: bool) -> dict:
     config = ppo_trainer.PPOConfig(
         updates=updates + 1, batch_size=BATCH, epochs=EPOCHS, max_new_tokens=NEW_TOKENS,
         learning_rate=1e-6, normalise_reward=False, missing_eos_penalty=0.0,
+        precision=job.precision,
     )
     clock: list[tuple[float, float]] = []
     trainer = ppo_trainer.PPO(
@@ -137,7 +142,8 @@ def run_trl(job: Job, updates: int) -> dict:
 
     rows = trl_adapter.pad_prompts(job.prompts, job.tokenizer, PROMPT_TOKENS)
     config = PPOConfig(
-        output_dir=tempfile.mkdtemp(), report_to="none", save_strategy="no", bf16=False,
+        output_dir=tempfile.mkdtemp(), report_to="none", save_strategy="no",
+        bf16=job.precision == "bfloat16",
         num_sample_generations=0, disable_tqdm=True, use_cpu=True, gradient_checkpointing=False,
         total_episodes=BATCH * (updates + 1), per_device_train_batch_size=BATCH,
         num_mini_batches=1, num_ppo_epochs=EPOCHS, local_rollout_forward_batch_size=BATCH,
@@ -164,55 +170,65 @@ def _rates(clock: list[tuple[float, float]], updates: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = load_profile("embedded")
+    course.require("sft", settings)
     trainers = {
         "TRL": run_trl,
         "ours, separate value model": lambda job, updates: run_ours(job, updates, True),
         "ours, value head on trunk": lambda job, updates: run_ours(job, updates, False),
     }
-    rate, rows, targets = matmul_rate(), [], {"ours, separate value model": 2.5,
-                                              "ours, value head on trunk": 4.0}
-    print(f"matrix products: {rate:.0f} GFLOP/s in float32 on {arguments.threads} threads")
-    missed, ratios = 0, {}
-    for kind, full in (("natural length", False), ("full length", True)):
-        job = Job(settings, full)
-        best: dict[str, dict] = {}
-        for round_ in range(arguments.rounds):
-            for name, run in trainers.items():
-                row = run(job, arguments.updates)
-                rows.append({"responses": kind, "trainer": name, "round": round_, **row})
-                if row["episodes_per_second"] > best.get(name, {}).get("episodes_per_second", 0):
-                    best[name] = row
-        print(f"\nresponses of {kind}\n{'trainer':<28}{'episodes/s':>11}{'against TRL':>13}"
-              f"{'CPU ms/episode':>16}{'CPU ratio':>11}{'of peak':>9}")
-        for name, row in best.items():
-            ratio = row["episodes_per_second"] / best["TRL"]["episodes_per_second"]
-            cpu = best["TRL"]["cpu_seconds_per_episode"] / row["cpu_seconds_per_episode"]
-            share = ""
-            if "response_length" in row:
-                prompt = np.mean([len(job.tokenizer(p)["input_ids"]) for p in job.prompts])
-                work = episode_gflop(job.policy, prompt, row["response_length"], "sep" in name)
-                share = f"{work * row['episodes_per_second'] / rate:.0%}"
-            print(f"{name:<28}{row['episodes_per_second']:>11.1f}{ratio:>13.2f}"
-                  f"{1000 * row['cpu_seconds_per_episode']:>16.1f}{cpu:>11.2f}{share:>9}")
-            if name != "TRL":
-                ratios[f"{name}, {kind}"] = round(ratio, 3)
-            if not full and ratio < targets.get(name, 0):
-                missed += 1
-        for name, row in best.items():
-            if "generation_seconds" in row:
-                total = sum(row[k] for k in row if k.endswith("_seconds"))
-                print(f"{name}: " + ", ".join(
-                    f"{k.removesuffix('_seconds')} {row[k] / total:.0%}"
-                    for k in row if k.endswith("_seconds")))
-    print("stored:", _store.save("ppo", rows, ratio=ratios, goals=targets, batch=BATCH,
-                                 matmul_gflops=round(rate, 1), epochs=EPOCHS,
-                                 max_new_tokens=NEW_TOKENS).name)
+    rows, ratios, rates, missed = [], {}, {}, 0
+    for precision in ("float32", "bfloat16"):
+        rates[precision] = rate = matmul_rate(precision)
+        print(f"\nmatrix products in {precision}: {rate:.0f} GFLOP/s, {arguments.threads} threads")
+        for kind, full in (("natural length", False), ("full length", True)):
+            job = Job(settings, full, precision)
+            best: dict[str, dict] = {}
+            for round_ in range(arguments.rounds):
+                for name, run in trainers.items():
+                    row = run(job, arguments.updates)
+                    rows.append({"precision": precision, "responses": kind, "trainer": name,
+                                 "round": round_, **row})
+                    if row["episodes_per_second"] > best.get(name, {}).get(
+                            "episodes_per_second", 0):
+                        best[name] = row
+            found = report(job, f"responses of {kind}, {precision}", best, rate)
+            ratios |= {f"{name}, {kind}, {precision}": ratio for name, ratio in found.items()}
+            missed += sum(ratio < GOALS[name] for name, ratio in found.items() if not full)
+    print("stored:", _store.save(
+        "ppo", rows, ratio=ratios, goals=GOALS, batch=BATCH, epochs=EPOCHS,
+        max_new_tokens=NEW_TOKENS, matmul_gflops={k: round(v, 1) for k, v in rates.items()},
+    ).name)
     return int(missed > 0)
+
+
+def report(job: Job, title: str, best: dict[str, dict], rate: float) -> dict[str, float]:
+    """Print a table of the best rows; returns our trainers' ratios to TRL's episodes per second."""
+    print(f"\n{title}\n{'trainer':<28}{'episodes/s':>11}{'against TRL':>13}"
+          f"{'CPU ms/episode':>16}{'CPU ratio':>11}{'of peak':>9}")
+    ratios = {}
+    prompt = np.mean([len(job.tokenizer(p)["input_ids"]) for p in job.prompts])
+    for name, row in best.items():
+        ratio = row["episodes_per_second"] / best["TRL"]["episodes_per_second"]
+        cpu = best["TRL"]["cpu_seconds_per_episode"] / row["cpu_seconds_per_episode"]
+        share = ""
+        if name != "TRL":
+            ratios[name] = round(ratio, 3)
+            work = episode_gflop(job.policy, prompt, row["response_length"], "sep" in name)
+            share = f"{work * row['episodes_per_second'] / rate:.0%}"
+        print(f"{name:<28}{row['episodes_per_second']:>11.1f}{ratio:>13.2f}"
+              f"{1000 * row['cpu_seconds_per_episode']:>16.1f}{cpu:>11.2f}{share:>9}", flush=True)
+    for name, row in best.items():
+        if name != "TRL":
+            parts = {k: row[k] for k in row if k.endswith("_seconds")}
+            print(f"{name}: " + ", ".join(
+                f"{k.removesuffix('_seconds')} {v / sum(parts.values()):.0%}"
+                for k, v in parts.items()))
+    return ratios
 
 
 if __name__ == "__main__":

@@ -42,15 +42,16 @@ Study = Callable[["Bench", int], Iterator[Row]]
 
 
 class Bench:
-    """Settings, tokenizer and pairs that all runs share."""
+    """Settings, tokenizer and pairs that all runs share, and the backbone's folder."""
 
-    def __init__(self, threads: int, test: int, scale: float = 1.0):
+    def __init__(self, threads: int, test: int, scale: float = 1.0, source: Path = SOURCE):
+        self.source = source
         self.settings = load_profile("embedded", {"threads": threads})
         self.scale = scale
         self.train = data.load_pairs(self.settings, "train")
         self.validation = data.load_pairs(self.settings, "validation")[: int(150 * scale)]
         self.test = data.load_pairs(self.settings, "test")[:test]
-        _, self.tokenizer = models.load_causal(SOURCE, self.settings)
+        _, self.tokenizer = models.load_causal(source, self.settings)
 
     def some(self, count: int, seed: int) -> list[Row]:
         """`count` training pairs, others for every seed."""
@@ -62,7 +63,7 @@ class Bench:
         overrides = {f"models.{key}": value for key, value in models_settings.items()}
         settings = load_profile("embedded", {"threads": self.settings.threads, **overrides})
         torch.manual_seed(seed)
-        model = models.new_reward_model(SOURCE, self.tokenizer, settings)
+        model = models.new_reward_model(self.source, self.tokenizer, settings)
         return models.add_lora(model, settings, "SEQ_CLS") if settings.models.lora else model
 
     def fit(self, model, pairs: list[Row], seed: int, **options) -> float:

@@ -285,14 +285,13 @@ def sampled_pairs(count: int, seed: int, split: str, sampler: Path,
 def judge(candidates: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
     """Let a random annotator choose between the two, in random order; keep the true probability."""
     from helpers.data import render_prompt
-    from helpers.world import simulated_annotators
+    from helpers.world import LABELLERS
 
-    annotators = simulated_annotators(12, 0)
     rows = []
     for c in candidates:
         prompt = render_prompt(c["messages"])
         p_a = c["p"]
-        rater = annotators[int(rng.integers(len(annotators)))]
+        rater = LABELLERS[int(rng.integers(len(LABELLERS)))]
         swapped = rng.random() < 0.5
         first, second = (c["b"], c["a"]) if swapped else (c["a"], c["b"])
         choice = rater.choose(prompt, first, second, rng)

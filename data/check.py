@@ -148,9 +148,13 @@ def of_pairs() -> list[Figure]:
              for name, pairs in splits.items()}
     common = sum(len(texts[a] & texts[b]) for a, b in combinations(texts, 2))
     topics = {name: {pair["topic"] for pair in pairs} - {"harm"} for name, pairs in splits.items()}
+    apart = [abs(pair["probability"] - world.preference_probability(
+        pair["prompt"], pair["chosen"], pair["rejected"], world.LABELLERS)) for pair in test[:500]]
     return [
         Figure("pairs", "test pairs", len(test), 3960),
         Figure("pairs", "Bayes ceiling", mean(max(p, 1 - p) for p in chances), 0.80, 0.90),
+        Figure("pairs", "probability by all labellers less the stored, mean",
+               mean(apart), None, 0.01),
         Figure("pairs", "the longer response wins", mean(right), 0.45, 0.55),
         Figure("pairs", "share sampled from the fine-tuned model",
                mean(kind == "on-policy" for kind in origin), 0.49),

@@ -123,7 +123,6 @@ def check_tokenizer(tokenizer) -> None:
         )
 
 
-@torch.no_grad()
 def sample(
     policy,
     tokenizer,
@@ -171,9 +170,10 @@ def sample(
         for start in range(0, n, batch_size):
             rows = torch.tensor(order[start : start + batch_size])
             batch = [encoded[row] for row in rows.tolist()]
-            _sample_batch(
-                policy, tokenizer, batch, rows, noise, temperature, response, logprobs, lengths
-            )
+            with torch.inference_mode():
+                _sample_batch(
+                    policy, tokenizer, batch, rows, noise, temperature, response, logprobs, lengths
+                )
     finally:
         policy.train(training)
     width = int(lengths.max())

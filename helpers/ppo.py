@@ -38,22 +38,28 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) ->
     return torch.where(mask.bool(), whitened, whitened.new_zeros(()))
 
 
+def all_logprobs(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probability of every token of the vocabulary, in float32 at least. (..., vocabulary)
+
+    The temperature is the one used in sampling; without it the ratio of PPO is not 1 at the start.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+
+
 def logprobs_from_logits(
     logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
     """Log-probability of each token. ``logits``: (..., vocabulary), ``tokens``: (...).
 
     ``logits`` at position t must be the ones that predict ``tokens`` at t: shift before calling.
-    The temperature is the one used in sampling; without it the ratio of PPO is not 1 at the start.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
+    return all_logprobs(logits, temperature).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def entropy_from_logits(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Entropy of the next-token distribution, nats. (..., vocabulary) -> (...)."""
-    logprobs = (logits / temperature).log_softmax(-1)
+    logprobs = all_logprobs(logits, temperature)
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
@@ -61,8 +67,7 @@ def exact_kl(
     logits: torch.Tensor, reference_logits: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
     """KL(policy ‖ reference) of the next-token distributions, summed over the vocabulary."""
-    p = (logits / temperature).log_softmax(-1)
-    q = (reference_logits / temperature).log_softmax(-1)
+    p, q = all_logprobs(logits, temperature), all_logprobs(reference_logits, temperature)
     return (p.exp() * (p - q)).sum(-1)
 
 

@@ -62,8 +62,8 @@ class PPOConfig:
     max_new_tokens: int = 48
     temperature: float = 1.0  # of sampling and of every log-probability
     learning_rate: float = 3e-4
-    anneal: bool = True  # learning rate falls to 0 in a straight line
-    warmup_updates: int = 0  # updates before the learning rate has its full height
+    anneal: bool = True  # learning rate falls to 0 in a straight line, after the warm-up
+    warmup_updates: int = 0  # updates before the learning rate is full; the first of them at 0
     adam_epsilon: float = 1e-5
     max_grad_norm: float = 1.0
     clip_range: float = 0.2  # of the probability ratio
@@ -146,6 +146,19 @@ def prompt_rows(n_prompts: int, seed: int, start: int, count: int) -> list[int]:
             order = torch.randperm(n_prompts, generator=generator)
         rows.append(int(order[place]))
     return rows
+
+
+def rate_share(step: int, updates: int, warmup: int = 0, anneal: bool = True) -> float:
+    """Share of the full learning rate at update `step`, counted from 0.
+
+    As transformers' linear schedule has it: from 0 up in equal steps over `warmup` updates, full
+    at the next one, and down in a straight line to what would be 0 at update `updates`, or level
+    without `anneal`. An update at rate 0 moves no weight, but Adam learns from it how large
+    gradients are; without it the first steps, in which every weight moves alike, are noise.
+    """
+    if step < warmup:
+        return step / warmup
+    return (updates - step) / (updates - warmup) if anneal else 1.0
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -418,8 +431,7 @@ class PPO:
             (raw - self.reward_mean) / self.reward_sd, batch.finished, c.missing_eos_penalty
         )
         clock.append(time.perf_counter())
-        rate = c.learning_rate * (1 - step / c.updates if c.anneal else 1)
-        rate *= min(1, (step + 1) / (c.warmup_updates + 1))
+        rate = c.learning_rate * rate_share(step, c.updates, c.warmup_updates, c.anneal)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         kl_coef = self.controller.coef
@@ -464,10 +476,12 @@ class PPO:
         c = self.config
         noise = uniform_noise(len(prompts), c.max_new_tokens, seed)
         mine = self._share(list(range(len(prompts))))
-        rollout = sample(
-            policy or self.policy, self.tokenizer, [prompts[r] for r in mine], c.max_new_tokens,
-            c.temperature, batch_size=max(64, c.batch_size), noise=noise[mine],
-        )
+        with self._autocast():
+            rollout = sample(
+                policy or self.policy, self.tokenizer, [prompts[r] for r in mine],
+                c.max_new_tokens, c.temperature, batch_size=max(64, c.batch_size),
+                noise=noise[mine],
+            )
         episodes = [
             (
                 row, rollout.prompt_ids[i][rollout.prompt_mask[i].bool()].tolist(),
@@ -570,20 +584,22 @@ class PPO:
         """Log-probabilities of policy and reference, values, entropy and exact KL per token."""
         names = ("logprobs", "values", "reference_logprobs", "entropy", "kl")
         recorded = {name: torch.zeros_like(batch.mask) for name in names}
-        held = []
+        held, t = [], self.config.temperature
         for part in self._parts(batch, rows):
             with torch.no_grad(), self._reference_mode():
-                reference_logits = self._logits(batch, part)
+                reference = ppo.all_logprobs(self._logits(batch, part), t)
             with contextlib.nullcontext() if keep_graph else torch.no_grad():
                 where, tokens, logits, values = self._forward(batch, part, sync=False)
-                logprobs = ppo.logprobs_from_logits(logits, tokens, self.config.temperature)
+                every = ppo.all_logprobs(logits, t)
+                logprobs = every.gather(-1, tokens[:, None]).squeeze(-1)
             with torch.no_grad():
-                t = self.config.temperature
+                # Entropy and exact KL of `ppo`, from log-probabilities that are there already.
+                p = every.exp()
                 flat = {
                     "logprobs": logprobs, "values": values,
-                    "reference_logprobs": ppo.logprobs_from_logits(reference_logits, tokens, t),
-                    "entropy": ppo.entropy_from_logits(logits, t),
-                    "kl": ppo.exact_kl(logits, reference_logits, t),
+                    "reference_logprobs": reference.gather(-1, tokens[:, None]).squeeze(-1),
+                    "entropy": -torch.linalg.vecdot(p, every),
+                    "kl": torch.linalg.vecdot(p, every - reference),
                 }
                 for name, numbers in flat.items():
                     recorded[name][where] = numbers.detach().float().cpu()

@@ -507,7 +507,7 @@ def normalise(rewards: Sequence[float], mean: float, std: float) -> np.ndarray:
 
 
 def reward_function(
-    model: nn.Module, tokenizer, batch_size: int = 64
+    model: nn.Module, tokenizer, batch_size: int = 32
 ) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """A function from prompts and responses to normalised rewards (n,)."""
     mean, std = (getattr(model.config, name, None) for name in ("reward_mean", "reward_std"))

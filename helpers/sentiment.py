@@ -324,6 +324,7 @@ def explain(text: str) -> dict:
                     continue
         held, asked = 0.0, False
         clauses, hits, claim = _read_sentence(sentence, unfinished)
+        reasoned = _names_a_part(_TOKEN.findall(sentence))
         # what is said last is what is meant
         last = 1.35 if number == len(sentences) - 1 and number >= 3 and not unfinished else 1.0
         hits_in_all += hits
@@ -340,7 +341,7 @@ def explain(text: str) -> dict:
                     kept.append(lemma)
             if kept:
                 counted.append((", ".join(kept), _clip(total)))
-                reasons += abs(_clip(total)) * bool(words & _parts_of_films())
+                reasons += abs(_clip(total)) * reasoned
     balance = sum(value for _, value in counted)
     amount = sum(abs(value) for _, value in counted)
     quality = _quality(clean, sentences, hits_in_all) * _written(text)
@@ -1022,10 +1023,20 @@ def _familiar(clean: str) -> float:
 
 # Subjects of the banks that do not show that a film is spoken of.
 _OF_ANYTHING = frozenset(
-    "bits business children couple happens hours look minutes people sense time turns use work"
+    "aloud bits business children closes couple happens hours look minutes people sense sounds "
+    "time turns use work"
     .split()
 )
+_OF_THE_FILM = frozenset(
+    "the its their his her whose this that these those every each no some any all both".split())
 _AFTER_HEAD = re.compile(r" (?:of|in|for|with|on|at|from|between|behind|under|that|who|to) |[{]")
+
+
+def _names_a_part(words: list[str]) -> bool:
+    """Whether a sentence speaks of plot, acting or so: of "its music", not of "who love music"."""
+    parts = _parts_of_films()
+    return any(word in parts and (i == 0 or not _OF_THE_FILM.isdisjoint(words[max(0, i - 3) : i]))
+               for i, word in enumerate(words))
 
 
 def _written(text: str) -> float:
@@ -1041,12 +1052,17 @@ def _written(text: str) -> float:
 def _parts_of_films() -> frozenset:
     """Nouns for what reviews of this world speak about: plot, acting, music and so on."""
     reviews = generator("reviews")
-    heads = set(reviews.ASPECTS)
+    heads: set[str] = set()
+    names: set[str] = set()  # "comedy", "choir": of genres, themes and things that films are about
     for name, bank in reviews.read_banks().items():
-        if name.endswith((" subj", " subjs")):
-            for phrase in bank:  # "the score for strings": what stands before the preposition
+        for phrase in bank:
+            if name.endswith((" subj", " subjs")):
+                # "the score for strings": what stands before the preposition
                 words = _TOKEN.findall(_AFTER_HEAD.split(phrase.lower())[0])
                 heads.update(words[-1:])
+            elif name.startswith("names "):
+                names.update(_TOKEN.findall(phrase.lower()))
+    heads = heads - names | set(reviews.ASPECTS)
     return frozenset(word for word in heads if word[0].isalpha()) - FUNCTION_WORDS - _OF_ANYTHING
 
 

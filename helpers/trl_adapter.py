@@ -288,11 +288,7 @@ def trl_config(settings: Any, output_dir: str) -> Any:
 
 
 def our_config(settings: Any, **changes: Any) -> Any:
-    """The same task for the course's trainer: whatever both can be told has the same value.
-
-    One thing is not the same: of the warm-up, TRL makes the first update at a rate of 0, ours at
-    the first step of the stairs.
-    """
+    """The same task for the course's trainer: whatever both can be told has the same value."""
     from helpers.ppo_trainer import PPOConfig
 
     task = settings.ppo_trl

@@ -37,6 +37,7 @@ __all__ = [
     "ANNOTATORS",
     "Annotator",
     "DIMENSIONS",
+    "LABELLERS",
     "TEMPERATURE",
     "coverage",
     "expected_agreement",
@@ -767,7 +768,8 @@ def simulated_annotators(n: int, seed: int) -> list[Annotator]:
     return raters
 
 
-ANNOTATORS = tuple(simulated_annotators(9, 0))
+LABELLERS = tuple(simulated_annotators(12, 0))  # who labelled the pairs
+ANNOTATORS = LABELLERS[:9]  # whose mean is the stored probability
 
 
 def expected_agreement(
@@ -786,16 +788,18 @@ def expected_agreement(
     return 1 - within / (2 * (own + bias + pvariance(truth)))
 
 
-def preference_probability(prompt: str, a: str, b: str) -> float:
+def preference_probability(
+    prompt: str, a: str, b: str, raters: Sequence[Annotator] = ANNOTATORS
+) -> float:
     """True probability that an annotator prefers `a` to `b`.
 
-    The mean over `ANNOTATORS` and over both orders of sigmoid((u(a) − u(b) ± position) /
+    The mean over `raters` and over both orders of sigmoid((u(a) − u(b) ± position) /
     temperature), so `preference_probability(p, a, b) + preference_probability(p, b, a) == 1`.
     """
     (first, m), (second, n) = _analyse(prompt, a), _analyse(prompt, b)
     total = 0.0
-    for rater in ANNOTATORS:
+    for rater in raters:
         gap = _combine(first, m, rater.weights) - _combine(second, n, rater.weights)
         total += _sigmoid((gap + rater.position) / rater.temperature)
         total += _sigmoid((gap - rater.position) / rater.temperature)
-    return total / (2 * len(ANNOTATORS))
+    return total / (2 * len(raters))

@@ -1,5 +1,6 @@
 """Sampling: padding, randomness, the reported log-probabilities, and early removal of rows."""
 
+import copy
 import math
 
 import pytest
@@ -66,6 +67,16 @@ def test_the_same_seed_gives_the_same_responses_and_another_seed_others(policy, 
     other = generation.sample(policy, tokenizer, PROMPTS, 12, seed=2)
     assert one.texts == again.texts
     assert one.texts != other.texts
+
+
+def test_a_model_that_has_sampled_under_autocast_can_be_trained_there(policy, tokenizer):
+    """Sampling in inference mode must leave no tensor behind that refuses gradients."""
+    model = copy.deepcopy(policy)
+    with torch.autocast("cpu", torch.bfloat16):
+        rollout = generation.sample(model, tokenizer, PROMPTS, 6, seed=0)
+        logits = model(input_ids=rollout.response_ids).logits
+        (logits.float().logsumexp(-1) * rollout.logprobs).sum().backward()
+    assert all(p.grad is not None for p in model.transformer.h.parameters())
 
 
 def test_a_response_does_not_depend_on_its_neighbours(policy, tokenizer):

@@ -207,12 +207,28 @@ def test_the_optimiser_has_the_epsilon_of_the_original_and_the_rate_falls_to_zer
     )
 
 
-def test_the_learning_rate_warms_up_by_equal_steps(tokenizer):
+def test_the_learning_rate_warms_up_and_falls_as_in_transformers(tokenizer):
+    from transformers import get_linear_schedule_with_warmup
+
     trainer = run(tokenizer, updates=4, learning_rate=4e-3, warmup_updates=2)
-    assert [row["learning_rate"] for row in trainer.history] == pytest.approx(
-        [4e-3 / 3, 3e-3 * 2 / 3, 2e-3, 1e-3])
-    flat = run(tokenizer, updates=3, learning_rate=4e-3, warmup_updates=3, anneal=False)
-    assert [row["learning_rate"] for row in flat.history] == pytest.approx([1e-3, 2e-3, 3e-3])
+    other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 4e-3)
+    schedule, theirs = get_linear_schedule_with_warmup(other, 2, 4), []
+    for _ in range(4):
+        theirs.append(schedule.get_last_lr()[0])
+        other.step()
+        schedule.step()
+    assert [row["learning_rate"] for row in trainer.history] == pytest.approx(theirs)
+    flat = run(tokenizer, updates=4, learning_rate=4e-3, warmup_updates=2, anneal=False)
+    assert [row["learning_rate"] for row in flat.history] == pytest.approx([0, 2e-3, 4e-3, 4e-3])
+
+
+def test_an_update_at_rate_zero_moves_no_weight_and_warms_up_adam(tokenizer):
+    policy = new_policy()
+    before = weights(run(tokenizer, policy, updates=1, learning_rate=1e-12))
+    cold = run(tokenizer, updates=1, learning_rate=1e-2, warmup_updates=1)
+    assert torch.allclose(weights(cold), before, atol=1e-9)
+    state = cold.optimiser.state[cold._trainable[0]]
+    assert state["exp_avg_sq"].sum() > 0
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(tokenizer):
@@ -349,11 +365,17 @@ def test_lora_equals_full_training_of_the_same_adapter_with_a_copied_reference(t
 
 def test_bfloat16_starts_with_ratio_one_and_stays_near_float32(tokenizer):
     full = run(tokenizer, updates=2)
-    policy, seen = new_policy(), set()
-    policy.transformer.h[0].mlp.c_fc.register_forward_hook(
-        lambda m, i, output: seen.add(output.dtype) if output.requires_grad else None)
+    policy, learnt, sampled = new_policy(), set(), set()
+
+    def note(module, inputs, output):
+        if output.requires_grad:
+            learnt.add(output.dtype)
+        elif output.shape[1] == 1:  # one token at a time: sampling
+            sampled.add(output.dtype)
+
+    policy.transformer.h[0].mlp.c_fc.register_forward_hook(note)
     half = run(tokenizer, policy, updates=2, precision="bfloat16")
-    assert seen == {torch.bfloat16}
+    assert learnt == sampled == {torch.bfloat16}
     assert half.history[0]["kl"] == pytest.approx(0, abs=1e-2)
     assert all(p.dtype == torch.float32 for p in half.model.parameters())
     assert (weights(full) - weights(half)).abs().max() < 0.05

@@ -264,6 +264,10 @@ def test_small_letters_after_a_full_stop_cost():
 @pytest.mark.parametrize(("bare", "reason"), [
     ("It is a wonderful film.", "The acting is wonderful."),
     ("I recommend it gladly, first-rate as it is.", "I recommend it gladly for its music."),
+    # Genres, what people love, and verbs that look like nouns are no reason (PPO had found them).
+    ("I recommend it warmly, comedy or not.", "I recommend it warmly for its humour."),
+    ("I recommend it gladly, even to people who love music.", "I recommend it gladly: the music!"),
+    ("It sounds excellent.", "The dialogue is excellent."),
 ])
 def test_praise_with_a_reason_counts_more_than_praise_without(bare, reason):
     assert 0 < gold_sentiment(bare) < gold_sentiment(reason) - 0.1
