@@ -54,7 +54,8 @@ def logprobs_from_logits(
 
     ``logits`` at position t must be the ones that predict ``tokens`` at t: shift before calling.
     """
-    return all_logprobs(logits, temperature).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
 def entropy_from_logits(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

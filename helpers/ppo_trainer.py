@@ -658,7 +658,8 @@ class PPO:
                 tokens = None
             else:
                 where, tokens, logits, values = self._forward(batch, part, sync=last)
-                logprobs = ppo.logprobs_from_logits(logits, tokens, c.temperature)
+                every = ppo.all_logprobs(logits, c.temperature)
+                logprobs = every.gather(-1, tokens[:, None]).squeeze(-1)
             device = logprobs.device
             old, advantages, old_values, returns = (
                 tensor[where].to(device)

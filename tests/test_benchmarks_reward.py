@@ -1,5 +1,6 @@
 """The benchmarks of the reward model that are not studies: adapters' memory, more pairs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import _store
+import backbones
 import more_pairs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +20,22 @@ def test_the_majority_labels_every_pair_by_its_likelier_side():
              {"chosen": "c", "rejected": "d", "probability": 0.2}]
     assert [(row["chosen"], row["rejected"]) for row in more_pairs.with_majority(pairs)] == [
         ("a", "b"), ("d", "c")]
+
+
+def test_backbones_named_replace_their_rows_and_the_others_stay(tmp_path, monkeypatch):
+    bits, reached = {"gpt2-0.2m": 1.0, "base": 0.3}, {"gpt2-0.2m": 0.6, "base": 0.8}
+    monkeypatch.setattr(_store, "RESULTS", tmp_path)
+    monkeypatch.setattr(backbones, "run", lambda name, settings: {
+        "backbone": name, "bits_per_byte_dialogues": bits[name],
+        "expected_accuracy": reached[name]})
+    for only in (["base", "gpt2-0.2m"], ["gpt2-0.2m"]):
+        monkeypatch.setattr(sys, "argv", ["backbones.py", "--only", *only])
+        assert backbones.main() == 0
+        reached["gpt2-0.2m"] = 0.7
+    stored = json.loads((tmp_path / "backbones.json").read_text())
+    assert [(row["backbone"], row["expected_accuracy"]) for row in stored["rows"]] == [
+        ("gpt2-0.2m", 0.7), ("base", 0.8)]
+    assert stored["ratio"] == {"gpt2-0.2m": 0.875}
 
 
 def test_memory_of_adapters_is_measured_in_processes_of_their_own():
