@@ -21,11 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import _store
 import more_pairs
-import numpy as np
 import reward_curves
 import torch
 
-from helpers import data, models, sft, world
+from helpers import data, models, sft
 from helpers.course import notebook
 from helpers.evaluation import bits_per_byte
 from helpers.profiles import load_profile
@@ -50,10 +49,8 @@ def run(name: str, settings) -> dict:
         bench = reward_curves.Bench(settings.threads, settings.reward.eval_pairs,
                                     source=Path(folder))
         bench.validation = data.load_pairs(settings, "validation")
-        gold = np.array([world.gold_utility(pair["prompt"], pair["chosen"])
-                         - world.gold_utility(pair["prompt"], pair["rejected"])
-                         for pair in bench.test])
-        found = more_pairs.fit_and_judge(bench, bench.train, gold)
+        found = more_pairs.fit_and_judge(
+            bench, bench.train, more_pairs.gold_margins(bench.test))
     return row | {"sft_seconds": round(seconds, 1)} | found
 
 

@@ -50,6 +50,12 @@ def with_majority(pairs: list[dict]) -> list[dict]:
                    "probability": 1 - row["probability"]} for row in pairs]
 
 
+def gold_margins(pairs: list[dict]) -> np.ndarray:
+    """True utility of the chosen less that of the rejected responses: (n,)."""
+    return np.array([world.gold_utility(row["prompt"], row["chosen"])
+                     - world.gold_utility(row["prompt"], row["rejected"]) for row in pairs])
+
+
 def fit_and_judge(bench: reward_curves.Bench, pairs: list[dict], gold: np.ndarray) -> dict:
     """One reward model, trained and scored as notebook 04 does it."""
     settings, start = bench.settings, time.perf_counter()
@@ -82,8 +88,7 @@ def main() -> int:
     fresh = fresh_pairs(arguments.fresh, test)
     seconds = time.perf_counter() - start
     print(f"{len(fresh)} fresh pairs in {seconds:.0f} s", flush=True)
-    gold = np.array([world.gold_utility(row["prompt"], row["chosen"])
-                     - world.gold_utility(row["prompt"], row["rejected"]) for row in test])
+    gold = gold_margins(test)
     rows = []
     for arm, pairs in (("as shipped", shipped), ("labels of the majority", with_majority(shipped)),
                        ("with fresh pairs", shipped + fresh)):
