@@ -154,7 +154,7 @@ def of_pairs() -> list[Figure]:
         Figure("pairs", "test pairs", len(test), 3960),
         Figure("pairs", "Bayes ceiling", mean(max(p, 1 - p) for p in chances), 0.80, 0.90),
         Figure("pairs", "probability by all labellers less the stored, mean",
-               mean(apart), None, 0.01),
+               mean(apart), None, 0.005),
         Figure("pairs", "the longer response wins", mean(right), 0.45, 0.55),
         Figure("pairs", "share sampled from the fine-tuned model",
                mean(kind == "on-policy" for kind in origin), 0.49),
