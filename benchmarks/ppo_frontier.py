@@ -133,7 +133,8 @@ def best_of(job: Job, prompts: int, samples: int) -> list[dict]:
             [gold_sentiment(p + t) for p, t in zip(rows, texts, strict=True)],
             (-1, len(chosen))).T
     curve = trl_adapter.best_of_curve(scores, gold)
-    return [{"trainer": "best of n", "n": int(n), "kl": round(kl, 4),
+    return [{"trainer": "best of n", "n": int(n), "kl": round(float(kl), 4),
+             "reward": round(float(reward), 4), "gold": round(float(value), 4),
              "reward_gain": round(reward - curve["reward"][0], 4),
              "gold_gain": round(value - curve["gold"][0], 4)}
             for n, kl, reward, value in zip(*curve.values(), strict=True)]

@@ -1,13 +1,14 @@
 """Notebook 06's task with as many episodes as PPO wants, against best-of-n at the same KL.
 
-    python benchmarks/ppo_long.py [--seeds 1] [--samples 4096] [--set KEY=VALUE …]
+    python benchmarks/ppo_long.py [--seeds 1] [--samples 8192] [--set KEY=VALUE …]
 
-The notebook gives each trainer some 1,500 episodes. Here our trainer gets sixteen times as many
-in larger batches, all else by the profile, and is measured on held-out prompts on the way.
-Best-of-n comes from `--samples` draws for each of a part of the prompts, so that it reaches about 7
-nats; both are gains over the untouched model on the same prompts. `share_of_best_of_n` is the one
-over the other at the policy's own KL, null where the draws do not reach; `gold_share` the same by
-the true sentiment, which neither has seen.
+The notebook gives each trainer some 1,500 episodes. Here our trainer gets forty times as many in
+larger batches, all else by the profile, and is measured on held-out prompts on the way. Best-of-n
+comes from `--samples` draws for each of a part of the prompts, so that it reaches 8 nats. On
+exactly these prompts the policy is measured a second time (`same_…`), with `--repeats` responses to
+each: what can be gained differs between prompts by more than what is to be told apart here.
+`share_of_best_of_n` is the policy's gain there over that of best-of-n at the policy's own KL, null
+where the draws do not reach; `gold_share` the same by the true sentiment, which neither has seen.
 """
 
 from __future__ import annotations
@@ -26,21 +27,43 @@ import ppo_frontier
 
 from helpers import trl_adapter
 from helpers.course.runner import parse_assignments
+from helpers.sentiment import gold_sentiment
 
 SETTINGS = {
-    "ppo_trl.total_episodes": 24576, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
-    "ppo_trl.learning_rate": 3e-4, "ppo_trl.kl_coef": 0.15,
+    "ppo_trl.total_episodes": 61440, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
+    "ppo_trl.learning_rate": 4e-4, "ppo_trl.kl_coef": 0.1,
 }
 
 
+class Job(ppo_frontier.Job):
+    """The task of the frontier, its policies measured on the prompts of best-of-n as well."""
+
+    def __init__(self, overrides: dict, prompts: int, same_prompts: int, same_repeats: int):
+        self.same_prompts, self.same_repeats = same_prompts, same_repeats
+        super().__init__(overrides, prompts)
+
+    def measure(self, policy) -> dict:
+        """As the frontier does, with `same_reward`, `same_gold`, `same_kl` on those prompts."""
+        m = trl_adapter.measure(
+            policy, self.reference, self.tokenizer, self.test[: self.same_prompts],
+            self.reward_fn, self.task, gold_sentiment, self.same_repeats, seed=7)
+        same = {"reward": m["scores"], "gold": m["gold"], "kl": m["kl"]}
+        return super().measure(policy) | {
+            f"same_{key}": round(float(value.mean()), 4) for key, value in same.items()}
+
+
 def shares(row: dict, best: list[dict]) -> dict:
-    """What a policy gained over what best-of-n gains at its KL, by reward and by gold."""
-    if not 0 < row["kl"] <= best[-1]["kl"]:
+    """What a policy gained over what best-of-n gains at its KL, by reward and by gold.
+
+    Both gains are over the mean of all draws from the untouched model for the same prompts.
+    """
+    if not 0 < row["same_kl"] <= best[-1]["kl"]:
         return {"share_of_best_of_n": None, "gold_share": None}
     found, kl = {}, [point["kl"] for point in best]
-    for name, key in (("share_of_best_of_n", "reward_gain"), ("gold_share", "gold_gain")):
+    for name, key in (("share_of_best_of_n", "reward"), ("gold_share", "gold")):
         curve = {"kl": kl, "reward": np.array([point[key] for point in best])}
-        share = trl_adapter.share_of_best_of_n(row[key], row["kl"], curve)
+        gain = row[f"same_{key}"] - best[0][key]
+        share = trl_adapter.share_of_best_of_n(gain, row["same_kl"], curve)
         found[name] = None if math.isnan(share) else round(share, 4)
     return found
 
@@ -49,13 +72,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--points", type=int, default=12)
-    parser.add_argument("--samples", type=int, default=4096, help="draws per prompt for best-of-n")
-    parser.add_argument("--best-prompts", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=8192, help="draws per prompt for best-of-n")
+    parser.add_argument("--best-prompts", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=16, help="responses to each of those")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     overrides = SETTINGS | parse_assignments(arguments.set)
-    job = ppo_frontier.Job(overrides, arguments.prompts)
+    job = Job(overrides, arguments.prompts, arguments.best_prompts, arguments.repeats)
     best = ppo_frontier.best_of(job, arguments.best_prompts, arguments.samples)
     print(f"before: {job.before}; best of {best[-1]['n']} gains {best[-1]['reward_gain']:.2f} at "
           f"{best[-1]['kl']:.2f} nats", flush=True)
@@ -63,12 +87,14 @@ def main() -> int:
     for seed in range(arguments.seeds):
         start = time.perf_counter()
         for row in ppo_frontier.run_ours(job, seed, arguments.points):
-            row = {"trainer": "ours", "seed": seed, **row, **job.gains(row)}
+            row = {"trainer": "ours", "seed": seed, **row, **job.gains(row)} | {
+                f"same_{key}_gain": round(row[f"same_{key}"] - best[0][key], 4)
+                for key in ("reward", "gold")}
             rows.append(row | shares(row, best) | {
                 "entropy_ratio": round(row["entropy"] / job.before["entropy"], 4)})
             print({key: rows[-1][key] for key in (
-                "episodes", "reward_gain", "gold_gain", "kl", "share_of_best_of_n", "gold_share",
-                "entropy_ratio", "distinct")}, flush=True)
+                "episodes", "reward_gain", "gold_gain", "kl", "same_reward_gain", "same_kl",
+                "share_of_best_of_n", "gold_share", "entropy_ratio", "distinct")}, flush=True)
         print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
     last = [row for row in rows if row["episodes"] == rows[-1]["episodes"]]
     print("stored:", _store.save(

@@ -10,13 +10,20 @@ from helpers.errors import UserError
 gym = pytest.importorskip("gymnasium")
 
 
-def test_a_short_run_learns_to_balance_far_better_than_chance():
-    config = control.ControlConfig.for_environment("CartPole-v1", total_steps=20_480)
-    policy, curve = control.train_control("CartPole-v1", config, seed=0)
-    untrained = control.evaluate_control("CartPole-v1", control.mlp(4, 2, 64, 0.01), 20)
-    trained = control.evaluate_control("CartPole-v1", policy, 20)
-    assert trained.mean() > 5 * untrained.mean()
-    assert curve[-1][0] == 20_480
+def test_short_runs_learn_to_balance_far_better_than_chance():
+    """The median of three seeds: one short run ends high or low by the last bits of its numbers."""
+    config = control.ControlConfig.for_environment("CartPole-v1", total_steps=40_960)
+    generator = torch.Generator().manual_seed(0)
+    chance = control.evaluate_control(
+        "CartPole-v1", lambda observation: torch.randn(len(observation), 2, generator=generator), 20
+    )
+    returns = []
+    for seed in range(3):
+        policy, curve = control.train_control("CartPole-v1", config, seed=seed)
+        returns.append(control.evaluate_control("CartPole-v1", policy, 20).mean())
+        # A rollout in which no episode ended has no place in the curve.
+        assert 40_960 - 10 * config.environments * config.rollout_steps < curve[-1][0] <= 40_960
+    assert np.median(returns) > 8 * chance.mean()
 
 
 def test_the_same_seed_gives_the_same_policy():
