@@ -43,13 +43,18 @@ class Job(ppo_frontier.Job):
         super().__init__(overrides, prompts)
 
     def measure(self, policy) -> dict:
-        """As the frontier does, with `same_reward`, `same_gold`, `same_kl` on those prompts."""
+        """As the frontier does; on those prompts also median, 5 % quantile and lowest texts."""
         m = trl_adapter.measure(
             policy, self.reference, self.tokenizer, self.test[: self.same_prompts],
             self.reward_fn, self.task, gold_sentiment, self.same_repeats, seed=7)
-        same = {"reward": m["scores"], "gold": m["gold"], "kl": m["kl"]}
+        low, middle = np.quantile(m["scores"], (0.05, 0.5))
+        lowest = np.argsort(m["scores"][:, 0])[:4].tolist()
+        same = {"reward": m["scores"].mean(), "gold": m["gold"].mean(), "kl": m["kl"].mean(),
+                "reward_low": low, "reward_median": middle}
         return super().measure(policy) | {
-            f"same_{key}": round(float(value.mean()), 4) for key, value in same.items()}
+            f"same_{key}": round(float(value), 4) for key, value in same.items()
+        } | {"lowest": [[round(float(m["scores"][i, 0]), 2), self.test[i], m["texts"][i]]
+                        for i in lowest]}
 
 
 def shares(row: dict, best: list[dict]) -> dict:
@@ -73,7 +78,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--samples", type=int, default=8192, help="draws per prompt for best-of-n")
-    parser.add_argument("--best-prompts", type=int, default=48)
+    parser.add_argument("--best-prompts", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=16, help="responses to each of those")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
@@ -99,6 +104,7 @@ def main() -> int:
     last = [row for row in rows if row["episodes"] == rows[-1]["episodes"]]
     print("stored:", _store.save(
         "ppo_long", rows + best, made_of=job.made_of, before=job.before, overrides=overrides,
+        best_prompts=arguments.best_prompts,
         ratio={f"seed {row['seed']}": row["share_of_best_of_n"] for row in last}).name)
     return 0
 
