@@ -5,7 +5,7 @@
 The notebook gives each trainer some 1,500 episodes. Here our trainer gets forty times as many in
 larger batches, all else by the profile, and is measured on held-out prompts on the way. Best-of-n
 comes from `--samples` draws for each of a part of the prompts, so that it reaches 8 nats. On
-exactly these prompts the policy is measured a second time (`same_…`), with `--repeats` responses to
+exactly these prompts the policy is measured a second time (`same_…`), with more responses to
 each: what can be gained differs between prompts by more than what is to be told apart here.
 `share_of_best_of_n` is the policy's gain there over that of best-of-n at the policy's own KL, null
 where the draws do not reach; `gold_share` the same by the true sentiment, which neither has seen.
@@ -33,20 +33,22 @@ SETTINGS = {
     "ppo_trl.total_episodes": 61440, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
     "ppo_trl.learning_rate": 4e-4, "ppo_trl.kl_coef": 0.1,
 }
+SAME_REPEATS = 16  # responses to each prompt of best-of-n
 
 
 class Job(ppo_frontier.Job):
     """The task of the frontier, its policies measured on the prompts of best-of-n as well."""
 
-    def __init__(self, overrides: dict, prompts: int, same_prompts: int, same_repeats: int):
-        self.same_prompts, self.same_repeats = same_prompts, same_repeats
+    def __init__(self, overrides: dict, prompts: int, same_prompts: int):
+        self.same_prompts = same_prompts
         super().__init__(overrides, prompts)
 
     def measure(self, policy) -> dict:
-        """As the frontier does; on those prompts also median, 5 % quantile and lowest texts."""
+        """As the frontier does, and on those prompts `same_reward`, `same_gold`, `same_kl` (means),
+        `same_reward_low` (5 % quantile), `same_reward_median`, and the `lowest` responses."""
         m = trl_adapter.measure(
             policy, self.reference, self.tokenizer, self.test[: self.same_prompts],
-            self.reward_fn, self.task, gold_sentiment, self.same_repeats, seed=7)
+            self.reward_fn, self.task, gold_sentiment, SAME_REPEATS, seed=7)
         low, middle = np.quantile(m["scores"], (0.05, 0.5))
         lowest = np.argsort(m["scores"][:, 0])[:4].tolist()
         same = {"reward": m["scores"].mean(), "gold": m["gold"].mean(), "kl": m["kl"].mean(),
@@ -58,17 +60,13 @@ class Job(ppo_frontier.Job):
 
 
 def shares(row: dict, best: list[dict]) -> dict:
-    """What a policy gained over what best-of-n gains at its KL, by reward and by gold.
-
-    Both gains are over the mean of all draws from the untouched model for the same prompts.
-    """
+    """What a policy gained over what best-of-n gains at its KL, on the same prompts."""
     if not 0 < row["same_kl"] <= best[-1]["kl"]:
         return {"share_of_best_of_n": None, "gold_share": None}
     found, kl = {}, [point["kl"] for point in best]
-    for name, key in (("share_of_best_of_n", "reward"), ("gold_share", "gold")):
+    for name, key in (("share_of_best_of_n", "reward_gain"), ("gold_share", "gold_gain")):
         curve = {"kl": kl, "reward": np.array([point[key] for point in best])}
-        gain = row[f"same_{key}"] - best[0][key]
-        share = trl_adapter.share_of_best_of_n(gain, row["same_kl"], curve)
+        share = trl_adapter.share_of_best_of_n(row[f"same_{key}"], row["same_kl"], curve)
         found[name] = None if math.isnan(share) else round(share, 4)
     return found
 
@@ -79,12 +77,11 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--samples", type=int, default=8192, help="draws per prompt for best-of-n")
     parser.add_argument("--best-prompts", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=16, help="responses to each of those")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     overrides = SETTINGS | parse_assignments(arguments.set)
-    job = Job(overrides, arguments.prompts, arguments.best_prompts, arguments.repeats)
+    job = Job(overrides, arguments.prompts, arguments.best_prompts)
     best = ppo_frontier.best_of(job, arguments.best_prompts, arguments.samples)
     print(f"before: {job.before}; best of {best[-1]['n']} gains {best[-1]['reward_gain']:.2f} at "
           f"{best[-1]['kl']:.2f} nats", flush=True)

@@ -101,7 +101,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
         logprobs = logits.log_softmax(-1)
         tokens = logits.argmax(-1)
     else:
-        logprobs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+        logprobs = (logits / temperature).log_softmax(-1)
         cumulative = logprobs.exp().cumsum(-1)
         # Rounding can leave the total a little below 1: scale the draw, not the distribution.
         target = uniform[:, None] * cumulative[:, -1:]

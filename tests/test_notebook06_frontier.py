@@ -49,11 +49,11 @@ def test_the_last_update_is_always_measured():
 
 
 def test_a_policy_is_compared_with_best_of_n_at_its_own_kl():
-    best = [{"kl": 0.0, "reward": 0.5, "gold": -0.1},
-            {"kl": 2.0, "reward": 1.5, "gold": 0.1},
-            {"kl": 4.0, "reward": 1.9, "gold": 0.0}]
-    row = {"kl": 1.0, "reward": 0.0, "gold": 0.0}  # on other prompts, so it must not count
-    same = {"same_reward": 1.1, "same_gold": 0.2}
+    best = [{"kl": 0.0, "reward_gain": 0.0, "gold_gain": 0.0},
+            {"kl": 2.0, "reward_gain": 1.0, "gold_gain": 0.2},
+            {"kl": 4.0, "reward_gain": 1.4, "gold_gain": 0.1}]
+    row = {"kl": 1.0, "reward_gain": 0.1, "gold_gain": 0.1}  # other prompts: it must not count
+    same = {"same_reward_gain": 0.6, "same_gold_gain": 0.3}
     found = ppo_long.shares(row | same | {"same_kl": 3.0}, best)
     assert found == pytest.approx({"share_of_best_of_n": 0.5, "gold_share": 2.0})
     for kl in (-0.1, 4.1):  # nothing to compare with
