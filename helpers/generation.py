@@ -165,12 +165,15 @@ def sample(
     lengths = torch.zeros(n, dtype=torch.long)
     training = policy.training
     policy.eval()
+    # Autocast keeps the weights that it has cast for the next step, but not in inference mode.
+    cast = torch.is_autocast_enabled(policy.device.type)
+    quiet = torch.no_grad if cast else torch.inference_mode
     try:
         order = sorted(range(n), key=lambda row: -len(encoded[row]))
         for start in range(0, n, batch_size):
             rows = torch.tensor(order[start : start + batch_size])
             batch = [encoded[row] for row in rows.tolist()]
-            with torch.inference_mode():
+            with quiet():
                 _sample_batch(
                     policy, tokenizer, batch, rows, noise, temperature, response, logprobs, lengths
                 )

@@ -7,9 +7,10 @@ The mathematics is in `ppo.py`; this file decides what is computed when. Three s
 - micro-batch: episodes whose forward pass is in memory at once (gradient accumulation).
 
 Rows are sorted by length before they are cut into micro-batches, prompts and responses are moved
-together without padding between them, and logits are computed at response tokens only. Where one
-mini-batch is the whole batch and fits in memory, the first epoch's forward pass is also the pass
-that records the old log-probabilities and values, which are the same numbers.
+without padding between them, and logits are computed at response tokens only; their softmax is
+taken a few rows at a time (`token_logprobs.py`). Where one mini-batch is the whole batch and fits
+in memory, the first epoch's forward pass is also the pass that records the old log-probabilities
+and values, which are the same numbers.
 
 Under several processes (`accelerate launch`) every process samples, scores and differentiates its
 share of each batch; the numbers per token are exchanged, so that whitening, means and the KL
@@ -41,6 +42,7 @@ from helpers import ppo
 from helpers.errors import UserError
 from helpers.generation import check_tokenizer, sample, uniform_noise
 from helpers.models import disable_dropout, freeze, mixed_precision, plain_attention
+from helpers.token_logprobs import chosen_logprobs, entropy_and_kl
 
 RewardFn = Callable[[list[str], list[str]], Sequence[float]]
 
@@ -587,22 +589,15 @@ class PPO:
         held, t = [], self.config.temperature
         for part in self._parts(batch, rows):
             with torch.no_grad(), self._reference_mode():
-                reference = ppo.all_logprobs(self._logits(batch, part), t)
+                reference = self._logits(batch, part)
             with contextlib.nullcontext() if keep_graph else torch.no_grad():
                 where, tokens, logits, values = self._forward(batch, part, sync=False)
-                every = ppo.all_logprobs(logits, t)
-                logprobs = _chosen(every, tokens)
+                logprobs = chosen_logprobs(logits, tokens, t)
             with torch.no_grad():
-                # Entropy and exact KL of `ppo`, from log-probabilities that are there already.
-                p = every.exp()
-                flat = {
-                    "logprobs": logprobs, "values": values,
-                    "reference_logprobs": _chosen(reference, tokens),
-                    "entropy": -torch.linalg.vecdot(p, every),
-                    "kl": torch.linalg.vecdot(p, every - reference),
-                }
-                for name, numbers in flat.items():
-                    recorded[name][where] = numbers.detach().float().cpu()
+                theirs = chosen_logprobs(reference, tokens, t)
+            numbers = (logprobs, values, theirs, *entropy_and_kl(logits, reference, t))
+            for name, column in zip(names, numbers, strict=True):
+                recorded[name][where] = column.detach().float().cpu()
             if keep_graph:
                 held.append((part, where, logits, logprobs, values))
         for name in names:
@@ -658,7 +653,7 @@ class PPO:
                 tokens = None
             else:
                 where, tokens, logits, values = self._forward(batch, part, sync=last)
-                logprobs = _chosen(ppo.all_logprobs(logits, c.temperature), tokens)
+                logprobs = chosen_logprobs(logits, tokens, c.temperature)
             device = logprobs.device
             old, advantages, old_values, returns = (
                 tensor[where].to(device)
@@ -741,7 +736,7 @@ class PPO:
         with contextlib.nullcontext() if sync else self.accelerator.no_sync(self.model):
             with self._autocast():
                 logits, values = self.model(ids, rows, columns)
-        return where, tokens, logits.float(), values
+        return where, tokens, logits, values
 
     def _logits(self, batch: Batch, part: list[int]) -> torch.Tensor:
         """The reference's logits at the response tokens of some rows."""
@@ -749,12 +744,12 @@ class PPO:
         model = self.accelerator.unwrap_model(self.model)
         with self._autocast():
             if self.reference is None:
-                return model(ids, rows, columns, critic=False)[0].float()
+                return model(ids, rows, columns, critic=False)[0]
             if not model.plain_head:
-                return self.reference(input_ids=ids, use_cache=False).logits[rows, columns].float()
+                return self.reference(input_ids=ids, use_cache=False).logits[rows, columns]
             trunk = getattr(self.reference, self.reference.base_model_prefix)
             hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
-            return self.reference.get_output_embeddings()(hidden).float()
+            return self.reference.get_output_embeddings()(hidden)
 
     def _reference_mode(self):
         """Within it, a policy without a separate reference has its adapters switched off."""
@@ -881,15 +876,6 @@ class PPO:
         self.controller.coef = state["kl_coef"]
         self.micro_batch_size = state["micro_batch_size"]
         return True
-
-
-def _chosen(every: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (N,) of tokens (N,), from those of the whole vocabulary (N, vocabulary).
-
-    The same numbers as `ppo.logprobs_from_logits`, up to rounding, with half the passes over the
-    vocabulary on the way back.
-    """
-    return every.gather(-1, tokens[:, None]).squeeze(-1)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
