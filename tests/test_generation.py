@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.profiler import profile
 
 from helpers import generation
 from helpers.errors import UserError
@@ -70,13 +71,27 @@ def test_the_same_seed_gives_the_same_responses_and_another_seed_others(policy, 
 
 
 def test_a_model_that_has_sampled_under_autocast_can_be_trained_there(policy, tokenizer):
-    """Sampling in inference mode must leave no tensor behind that refuses gradients."""
+    """Sampling must leave nothing behind that refuses gradients: no tensor of inference mode, no
+    weight that was cast without a graph."""
     model = copy.deepcopy(policy)
     with torch.autocast("cpu", torch.bfloat16):
         rollout = generation.sample(model, tokenizer, PROMPTS, 6, seed=0)
         logits = model(input_ids=rollout.response_ids).logits
         (logits.float().logsumexp(-1) * rollout.logprobs).sum().backward()
     assert all(p.grad is not None for p in model.transformer.h.parameters())
+
+
+def test_under_autocast_weights_are_cast_once_and_not_for_every_token(policy, tokenizer):
+    head = list(policy.get_output_embeddings().weight.shape)
+
+    def casts(tokens):
+        with torch.autocast("cpu", torch.bfloat16), profile(record_shapes=True) as record:
+            rollout = generation.sample(policy, tokenizer, PROMPTS, tokens, seed=1)
+        assert rollout.response_ids.shape[1] == tokens
+        return sum(event.count for event in record.key_averages(group_by_input_shape=True)
+                   if event.key == "aten::_to_copy" and event.input_shapes[:1] == [head])
+
+    assert casts(8) == casts(1) == 1
 
 
 def test_a_response_does_not_depend_on_its_neighbours(policy, tokenizer):
