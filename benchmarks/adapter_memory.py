@@ -19,7 +19,6 @@ import ctypes
 import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import _store
 import torch
+from _alone import measure_alone
 
 from helpers import models, reward
 from helpers.course.execute import Memory, tree_memory
@@ -132,15 +132,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), arguments)
         for arm in ARMS:
-            done = subprocess.run(
-                [sys.executable, __file__, "--arm", arm, "--folder", folder, "--pairs",
-                 str(arguments.pairs), "--tokens", str(arguments.tokens)],
-                capture_output=True, text=True, check=False,
-                env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"})  # what is freed is gone
-            if done.returncode:
-                print(done.stderr[-2000:], file=sys.stderr)
-                return 1
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            rows.append(measure_alone(
+                __file__, "--arm", arm, "--folder", folder, "--pairs", arguments.pairs,
+                "--tokens", arguments.tokens))
             print("{arm:<15}{trainable:>12,} trained {peak_mb:>9,.0f} MB measured "
                   "{counted_mb:>9,.0f} MB counted".format(**rows[-1]), flush=True)
     ratio = {f"full over {row['arm']}": round(rows[0]["peak_mb"] / row["peak_mb"], 2)

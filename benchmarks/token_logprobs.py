@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import _store
 import numpy as np
 import torch
+from _alone import measure_alone
 
 from helpers import ppo
 from helpers.course.execute import Memory, tree_memory
@@ -74,7 +74,6 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=512, help="response tokens")
     parser.add_argument("--width", type=int, default=256, help="of the hidden states")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--trial", action="store_true", help="store nothing")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(load_profile("embedded").threads)
@@ -93,16 +92,11 @@ def main() -> int:
                     seconds[way].append(there_and_back(way, *given))
             found = {}
             for way in WAYS:
-                done = subprocess.run(
-                    [sys.executable, __file__, "--rows", str(arguments.rows), "--width",
-                     str(arguments.width), "--peak", way, str(vocabulary), precision],
-                    capture_output=True, text=True, check=False,
-                    env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"})
-                if done.returncode:
-                    print(done.stderr[-2000:], file=sys.stderr)
-                    return 1
+                peak_mb = measure_alone(
+                    __file__, "--rows", arguments.rows, "--width", arguments.width,
+                    "--peak", way, vocabulary, precision)
                 found[way] = {"milliseconds": round(1e3 * float(np.median(seconds[way][1:])), 2),
-                              "peak_mb": round(json.loads(done.stdout.splitlines()[-1]), 1)}
+                              "peak_mb": round(peak_mb, 1)}
                 rows.append({"vocabulary": vocabulary, "precision": precision, "way": way,
                              **found[way]})
             ratio[f"{name}, {precision}"] = {
@@ -113,10 +107,9 @@ def main() -> int:
                 for way, row in found.items()),
                 "ratios {milliseconds:.2f} and {peak_mb:.2f}".format(
                     **ratio[f"{name}, {precision}"]), flush=True)
-    if not arguments.trial:
-        print("stored:", _store.save(
-            "token_logprobs", rows, ratio=ratio, response_tokens=arguments.rows,
-            width=arguments.width).name)
+    print("stored:", _store.save(
+        "token_logprobs", rows, ratio=ratio, response_tokens=arguments.rows,
+        width=arguments.width).name)
     return 0
 
 

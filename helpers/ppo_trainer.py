@@ -593,8 +593,7 @@ class PPO:
             with contextlib.nullcontext() if keep_graph else torch.no_grad():
                 where, tokens, logits, values = self._forward(batch, part, sync=False)
                 logprobs = chosen_logprobs(logits, tokens, t)
-            with torch.no_grad():
-                theirs = chosen_logprobs(reference, tokens, t)
+            theirs = chosen_logprobs(reference, tokens, t)
             numbers = (logprobs, values, theirs, *entropy_and_kl(logits, reference, t))
             for name, column in zip(names, numbers, strict=True):
                 recorded[name][where] = column.detach().float().cpu()
