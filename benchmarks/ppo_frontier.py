@@ -118,8 +118,8 @@ def run_trl(job: Job, seed: int, points: int) -> list[dict]:
     return rows
 
 
-def best_of(job: Job, prompts: int, samples: int) -> list[dict]:
-    """Best-of-n from `samples` draws for each of `prompts` prompts, as gains over their mean."""
+def draw(job: Job, prompts: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and gold of `samples` responses of the untouched model, (prompts, samples) each."""
     chosen = job.test[:prompts]
     scores, gold = np.zeros((2, len(chosen), samples))
     together = max(1, 512 // len(chosen))  # draws for each prompt in one call
@@ -132,6 +132,11 @@ def best_of(job: Job, prompts: int, samples: int) -> list[dict]:
         gold[:, start:end] = np.reshape(
             [gold_sentiment(p + t) for p, t in zip(rows, texts, strict=True)],
             (-1, len(chosen))).T
+    return scores, gold
+
+
+def best_of(scores: np.ndarray, gold: np.ndarray) -> list[dict]:
+    """Best-of-n from the draws for some prompts, as gains over their mean."""
     curve = trl_adapter.best_of_curve(scores, gold)
     return [{"trainer": "best of n", "n": int(n), "kl": round(float(kl), 4),
              "reward": round(float(reward), 4), "gold": round(float(value), 4),
@@ -182,7 +187,7 @@ def main() -> int:
     overrides = parse_assignments(arguments.set)
     job, rows = Job(overrides, arguments.prompts), []
     print(f"before: {job.before}", flush=True)
-    best = best_of(job, arguments.best_prompts, arguments.samples)
+    best = best_of(*draw(job, arguments.best_prompts, arguments.samples))
     for seed in range(arguments.seeds):
         for name, run in (("TRL", run_trl), ("ours", run_ours)):
             start = time.perf_counter()

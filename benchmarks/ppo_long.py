@@ -1,6 +1,6 @@
 """Notebook 06's task with as many episodes as PPO wants, against best-of-n at the same KL.
 
-    python benchmarks/ppo_long.py [--seeds 1] [--samples 8192] [--set KEY=VALUE …]
+    python benchmarks/ppo_long.py [--seeds 1] [--best-prompts 128] [--samples 8192] [--set …]
 
 The notebook gives each trainer some 1,500 episodes. Here our trainer gets forty times as many in
 larger batches, all else by the profile, and is measured on held-out prompts on the way. Best-of-n
@@ -8,7 +8,8 @@ comes from `--samples` draws for each of a part of the prompts, so that it reach
 exactly these prompts the policy is measured a second time (`same_…`), with more responses to
 each: what can be gained differs between prompts by more than what is to be told apart here.
 `share_of_best_of_n` is the policy's gain there over that of best-of-n at the policy's own KL, null
-where the draws do not reach; `gold_share` the same by the true sentiment, which neither has seen.
+where the draws do not reach, with a 95 % interval over those prompts (bootstrap) for the last
+policy; `gold_share` the same by the true sentiment, which neither has seen. About an hour.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import _store
 import numpy as np
 import ppo_frontier
 
-from helpers import trl_adapter
+from helpers import evaluation, trl_adapter
 from helpers.course.runner import parse_assignments
 from helpers.sentiment import gold_sentiment
 
@@ -45,10 +46,12 @@ class Job(ppo_frontier.Job):
 
     def measure(self, policy) -> dict:
         """As the frontier does, and on those prompts `same_reward`, `same_gold`, `same_kl` (means),
-        `same_reward_low` (5 % quantile), `same_reward_median`, and the `lowest` responses."""
+        `same_reward_low` (5 % quantile), `same_reward_median`, and the `lowest` responses; the
+        mean reward of each prompt stays in `same_rewards`."""
         m = trl_adapter.measure(
             policy, self.reference, self.tokenizer, self.test[: self.same_prompts],
             self.reward_fn, self.task, gold_sentiment, SAME_REPEATS, seed=7)
+        self.same_rewards = m["scores"].mean(1)
         low, middle = np.quantile(m["scores"], (0.05, 0.5))
         lowest = np.argsort(m["scores"][:, 0])[:4].tolist()
         same = {"reward": m["scores"].mean(), "gold": m["gold"].mean(), "kl": m["kl"].mean(),
@@ -71,21 +74,45 @@ def shares(row: dict, best: list[dict]) -> dict:
     return found
 
 
+def share_interval(rewards: np.ndarray, kl: float, scores: np.ndarray) -> list[float] | None:
+    """The share of best-of-n's gain, low and high end of its 95 % interval over the prompts.
+
+    Args:
+        rewards: (prompts,) the policy's mean reward for each prompt.
+        kl: nats; n is the smallest whose best-of-n is as far from the untouched model.
+        scores: (prompts, N) rewards of draws from the untouched model.
+    """
+    n = 1
+    while evaluation.best_of_n_kl(n) < kl:
+        n += 1
+    if n > scores.shape[1]:
+        return None
+    before = scores.mean(1)
+    gains = np.stack([rewards - before, evaluation.best_of_n(scores, n) - before], axis=1)
+
+    def ratio(sample, axis=0):
+        policy, best = np.moveaxis(sample.mean(axis), -1, 0)
+        return policy / best
+
+    return [round(value, 4) for value in evaluation.bootstrap_interval(gains, ratio)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--samples", type=int, default=8192, help="draws per prompt for best-of-n")
-    parser.add_argument("--best-prompts", type=int, default=40)
+    parser.add_argument("--best-prompts", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     overrides = SETTINGS | parse_assignments(arguments.set)
     job = Job(overrides, arguments.prompts, arguments.best_prompts)
-    best = ppo_frontier.best_of(job, arguments.best_prompts, arguments.samples)
+    scores, gold = ppo_frontier.draw(job, arguments.best_prompts, arguments.samples)
+    best = ppo_frontier.best_of(scores, gold)
     print(f"before: {job.before}; best of {best[-1]['n']} gains {best[-1]['reward_gain']:.2f} at "
           f"{best[-1]['kl']:.2f} nats", flush=True)
-    rows = []
+    rows, intervals = [], {}
     for seed in range(arguments.seeds):
         start = time.perf_counter()
         for row in ppo_frontier.run_ours(job, seed, arguments.points):
@@ -97,11 +124,13 @@ def main() -> int:
             print({key: rows[-1][key] for key in (
                 "episodes", "reward_gain", "gold_gain", "kl", "same_reward_gain", "same_kl",
                 "share_of_best_of_n", "gold_share", "entropy_ratio", "distinct")}, flush=True)
-        print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+        intervals[f"seed {seed}"] = share_interval(job.same_rewards, rows[-1]["same_kl"], scores)
+        print(f"seed {seed}: share of best-of-n with its interval {intervals[f'seed {seed}']}, "
+              f"{time.perf_counter() - start:.0f} s", flush=True)
     last = [row for row in rows if row["episodes"] == rows[-1]["episodes"]]
     print("stored:", _store.save(
         "ppo_long", rows + best, made_of=job.made_of, before=job.before, overrides=overrides,
-        best_prompts=arguments.best_prompts,
+        best_prompts=arguments.best_prompts, share_intervals=intervals,
         ratio={f"seed {row['seed']}": row["share_of_best_of_n"] for row in last}).name)
     return 0
 

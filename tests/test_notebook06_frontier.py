@@ -61,6 +61,22 @@ def test_a_policy_is_compared_with_best_of_n_at_its_own_kl():
         assert found == {"share_of_best_of_n": None, "gold_share": None}
 
 
+def test_the_share_has_an_interval_over_prompts():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(200, 64)) + rng.normal(size=(200, 1))  # prompts differ in their mean
+    best = np.array([np.mean([rng.choice(row, 8, replace=False).max() for _ in range(500)])
+                     for row in scores])
+    half = scores.mean(1) + 0.5 * (best - scores.mean(1))
+    kl = np.log(8) - 7 / 8
+    share, low, high = ppo_long.share_interval(half, kl - 1e-9, scores)
+    assert share == pytest.approx(0.5, abs=0.01) and 0.48 < low <= share <= high < 0.52
+    noisy = half + rng.normal(size=200)  # a standard error of 1 / sqrt(200) in the mean gain
+    share, low, high = ppo_long.share_interval(noisy, kl - 1e-9, scores)
+    error = 1 / np.sqrt(200) / (best - scores.mean(1)).mean()
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert ppo_long.share_interval(half, 4.0, scores) is None  # beyond the draws
+
+
 def test_draws_for_best_of_n_keep_their_prompt(monkeypatch):
     """Each draw's score is its prompt's number, so best-of-n gains nothing over their mean."""
     job = type("Job", (), {})()
@@ -75,6 +91,6 @@ def test_draws_for_best_of_n_keep_their_prompt(monkeypatch):
     monkeypatch.setattr(frontier.generation, "sample", sample)
     job.reward_fn = lambda prompts, responses: np.array([float(p) for p in prompts])
     monkeypatch.setattr(frontier, "gold_sentiment", lambda text: -float(text))
-    best = frontier.best_of(job, 4, 300)
+    best = frontier.best_of(*frontier.draw(job, 4, 300))
     assert sum(asked) == 4 * 300
     assert max(abs(row["reward_gain"]) + abs(row["gold_gain"]) for row in best) < 1e-3
