@@ -1,22 +1,27 @@
-"""Episodes per second of the course's PPO trainer and of TRL's, run in turn on the same work.
+"""Time of one update of the course's PPO trainer and of TRL's, in turn, on the same work.
 
-    python benchmarks/ppo.py [--rounds 3] [--updates 4] [--threads 2]
+    python benchmarks/ppo.py [--rounds 12] [--threads 2]
 
 Needs the stage `sft` of the embedded profile and makes it if it is missing: that model ends its
 answers by itself, so that responses have their natural length. Same model, prompts, reward model,
 response length, batch, epochs, optimiser steps and precision. Three trainers: TRL's PPOTrainer;
 ours with a separate value model, as TRL has one; ours with the value head on the policy's trunk.
 Two precisions: float32, and bfloat16 by autocast, in which the course trains where the processor
-has it. Two kinds of responses: of natural length, and always of full length (the end-of-text token
-banned). Each round runs every trainer once, its first update is not counted, and the best round of
-each stands for it, as on a busy machine the others measure the neighbours. Processor seconds stand
-beside: they do not count what else the machine was doing.
+has it. TRL's `bf16=True` casts nothing; with `ACCELERATE_MIXED_PRECISION` its training passes are
+in bfloat16 (a hook makes sure that they are), while it goes on sampling and scoring in float32.
+Two kinds of responses: of natural length, and always of full length (the end-of-text token banned).
+
+Each trainer lives in a process of its own and works only when it is its turn: in every round each
+makes one update, so that a busy neighbour disturbs all three alike. The first update is not
+counted. A ratio is TRL's seconds over ours in the same round; the median of the rounds stands for
+it, with the quartiles beside. About fifteen minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -30,22 +35,40 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import _store
 import numpy as np
 import torch
+from torch.utils.mkldnn import to_mkldnn
 
 from helpers import course, data, models, ppo_trainer, reward, trl_adapter
 from helpers.profiles import load_profile
 
 BATCH, EPOCHS, NEW_TOKENS, PROMPT_TOKENS = 64, 4, 48, 32
 GOALS = {"ours, separate value model": 2.5, "ours, value head on trunk": 4.0}
+TRAINERS = ("TRL", *GOALS)
+PARTS = ("generation_seconds", "scoring_seconds", "optimisation_seconds")
+LENGTH = "response_length"
+
+def matmul_rates(size: int = 1024) -> dict[str, float]:
+    """GFLOP per second that this machine reaches on square products, by number type.
+
+    PyTorch multiplies float32 by MKL and bfloat16 by oneDNN. On some processors oneDNN is much the
+    faster in float32 too, so that its rate stands beside.
+    """
+    layer = to_mkldnn(torch.nn.Linear(size, size, bias=False).eval())
+    x = torch.randn(size, size)
+    half, packed = x.bfloat16(), x.to_mkldnn()
+    with torch.inference_mode():
+        return {
+            "float32": _rate(lambda: x @ x, size),
+            "float32, oneDNN": _rate(lambda: layer(packed), size),
+            "bfloat16": _rate(lambda: half @ half, size),
+        }
 
 
-def matmul_rate(precision: str, size: int = 1024, seconds: float = 0.5) -> float:
-    """GFLOP per second that this machine reaches on square products."""
-    a = torch.randn(size, size, dtype=getattr(torch, precision))
+def _rate(multiply, size: int, seconds: float = 0.5) -> float:
     rates = []
     for _ in range(3):
         count, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
-            a @ a
+            multiply()
             count += 1
         rates.append(2 * size**3 * count / (time.perf_counter() - start) / 1e9)
     return max(rates)
@@ -101,51 +124,88 @@ class Job:
         return policy, reference
 
 
-def run_ours(job: Job, updates: int, separate: bool) -> dict:
-    """One run of our trainer; the first update is left out of the rate."""
+
+class Turn:
+    """A process's end of the line to the main one: tells what an update took, waits for its turn.
+
+    Called after each update, with what the trainer itself has measured of it.
+    """
+
+    def __init__(self, line):
+        self.line, self.started = line, None
+
+    def __call__(self, measures: dict) -> None:
+        now = time.perf_counter(), time.process_time()
+        if self.started is None:  # the first update: caches are warm now
+            self.line.send({})
+        else:
+            wall, cpu = (end - start for end, start in zip(now, self.started, strict=True))
+            self.line.send({"seconds": wall, "cpu_seconds": cpu, **measures})
+        self.line.recv()
+        self.started = time.perf_counter(), time.process_time()
+
+
+def work(line, trainer: str, precision: str, full_length: bool, rounds: int, threads: int) -> None:
+    """What the process of one trainer does: `rounds` updates after the first, each when told."""
+    torch.set_num_threads(threads)
+    job, turn = Job(load_profile("embedded"), full_length, precision), Turn(line)
+    if trainer == "TRL":
+        run_trl(job, rounds + 1, turn)
+    else:
+        run_ours(job, rounds + 1, turn, separate="separate" in trainer)
+
+
+def run_ours(job: Job, updates: int, turn: Turn, separate: bool) -> None:
+    """Our trainer, with a value model of its own or with the head on the policy's trunk."""
     policy, reference = job.models()
     value_model = None
     if separate:
         value_model = trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id)
     config = ppo_trainer.PPOConfig(
-        updates=updates + 1, batch_size=BATCH, epochs=EPOCHS, max_new_tokens=NEW_TOKENS,
+        updates=updates, batch_size=BATCH, epochs=EPOCHS, max_new_tokens=NEW_TOKENS,
         learning_rate=1e-6, normalise_reward=False, missing_eos_penalty=0.0,
         precision=job.precision,
     )
-    clock: list[tuple[float, float]] = []
-    trainer = ppo_trainer.PPO(
+    ppo_trainer.PPO(
         policy, reference, reward.reward_function(job.reward_model, job.tokenizer), job.tokenizer,
         config, value_model=value_model,
-        callbacks=[lambda t, row: clock.append((time.perf_counter(), time.process_time()))],
-    )
-    history = trainer.train(job.prompts)[1:]
-    parts = ("generation_seconds", "scoring_seconds", "optimisation_seconds")
-    return {
-        **_rates(clock, updates),
-        **{part: float(np.mean([row[part] for row in history])) for part in parts},
-        "response_length": float(np.mean([row["response_length"] for row in history])),
-    }
+        callbacks=[lambda trainer, row: turn({key: row[key] for key in (*PARTS, LENGTH)})],
+    ).train(job.prompts)
 
 
-def run_trl(job: Job, updates: int) -> dict:
-    """One run of TRL's trainer on the same work."""
+def run_trl(job: Job, updates: int, turn: Turn) -> None:
+    """TRL's trainer."""
+    if job.precision == "bfloat16":
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     policy, reference = job.models()
-    clock: list[tuple[float, float]] = []
+    value_model = trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id)
+    if job.precision == "bfloat16":  # as ours does: fused attention is slow in it
+        for model in (policy, value_model):
+            models.plain_attention(model)
+    trained_in = set()
 
-    class Clock(TrainerCallback):
+    def note(module, inputs, output):
+        if torch.is_grad_enabled():
+            trained_in.add(str(output.dtype).removeprefix("torch."))
+
+    policy.transformer.h[0].mlp.c_fc.register_forward_hook(note)
+
+    class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
-            clock.append((time.perf_counter(), time.process_time()))
+            if trained_in != {job.precision}:
+                raise RuntimeError(f"TRL trained in {trained_in}, not in {job.precision}.")
+            turn({})
 
     rows = trl_adapter.pad_prompts(job.prompts, job.tokenizer, PROMPT_TOKENS)
     config = PPOConfig(
         output_dir=tempfile.mkdtemp(), report_to="none", save_strategy="no",
         bf16=job.precision == "bfloat16",
         num_sample_generations=0, disable_tqdm=True, use_cpu=True, gradient_checkpointing=False,
-        total_episodes=BATCH * (updates + 1), per_device_train_batch_size=BATCH,
+        total_episodes=BATCH * updates, per_device_train_batch_size=BATCH,
         num_mini_batches=1, num_ppo_epochs=EPOCHS, local_rollout_forward_batch_size=BATCH,
         response_length=NEW_TOKENS, temperature=1.0, stop_token="eos", learning_rate=1e-6,
         kl_coef=0.05, gamma=1.0, lam=0.95, adam_epsilon=1e-5,
@@ -154,81 +214,106 @@ def run_trl(job: Job, updates: int) -> dict:
         trainer = PPOTrainer(
             args=config, processing_class=job.tokenizer, model=policy, ref_model=reference,
             reward_model=copy.deepcopy(job.reward_model), train_dataset=Dataset.from_list(rows),
-            value_model=trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id),
-            callbacks=[Clock()],
+            value_model=value_model, callbacks=[Watch()],
         )
         trl_adapter.train_quietly(trainer)
-    return _rates(clock, updates)
 
 
-def _rates(clock: list[tuple[float, float]], updates: int) -> dict:
-    wall, cpu = (clock[-1][i] - clock[0][i] for i in (0, 1))
-    episodes = BATCH * updates
-    return {"episodes_per_second": episodes / wall, "cpu_seconds_per_episode": cpu / episodes}
+def in_turn(precision: str, full_length: bool, rounds: int, threads: int) -> list[dict]:
+    """One row per round and trainer; the order within a round moves on by one each time."""
+    spawn = multiprocessing.get_context("spawn")
+    lines, processes = {}, []
+    for name in TRAINERS:  # one after the other: each makes its first update alone
+        lines[name], theirs = spawn.Pipe()
+        processes.append(spawn.Process(target=work, daemon=True, args=(
+            theirs, name, precision, full_length, rounds, threads)))
+        processes[-1].start()
+        theirs.close()
+        answer(lines[name], name)
+    rows = []
+    for round_ in range(rounds):
+        for i in range(len(TRAINERS)):
+            name = TRAINERS[(round_ + i) % len(TRAINERS)]
+            lines[name].send("your turn")
+            rows.append({"trainer": name, "round": round_, **answer(lines[name], name)})
+    for line, process in zip(lines.values(), processes, strict=True):
+        line.send("the end")
+        process.join()
+    return rows
+
+
+def answer(line, name: str) -> dict:
+    """What a trainer reports; ends the benchmark if its process has ended."""
+    try:
+        return line.recv()
+    except EOFError:
+        raise SystemExit(f"The process of {name!r} has stopped; its error stands above.") from None
+
+
+def summary(rows: list[dict]) -> dict[str, dict]:
+    """Per trainer: medians of its updates and, for ours, TRL's seconds over its own by round."""
+    found = {}
+    trl = {row["round"]: row for row in rows if row["trainer"] == "TRL"}
+    for name in TRAINERS:
+        mine = [row for row in rows if row["trainer"] == name]
+        found[name] = {key: float(np.median([row[key] for row in mine]))
+                       for key in mine[0] if key not in ("trainer", "round")}
+        if name != "TRL":
+            for key, of in (("ratio", "seconds"), ("cpu_ratio", "cpu_seconds")):
+                ratios = [trl[row["round"]][of] / row[of] for row in mine]
+                low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+                found[name] |= {key: middle, f"{key}_low": low, f"{key}_high": high}
+    return found
+
+
+def report(job: Job, title: str, found: dict[str, dict], rate: float) -> None:
+    """Print a table of the medians, and where our trainers' time goes."""
+    print(f"\n{title}\n{'trainer':<28}{'episodes/s':>11}{'against TRL':>13}{'quartiles':>14}"
+          f"{'CPU ratio':>11}{'of peak':>9}")
+    prompt = np.mean([len(job.tokenizer(p)["input_ids"]) for p in job.prompts])
+    for name, row in found.items():
+        line = f"{name:<28}{BATCH / row['seconds']:>11.1f}"
+        if name != "TRL":
+            gflop = episode_gflop(job.policy, prompt, row[LENGTH], "separate" in name)
+            quartiles = f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}"
+            line += (f"{row['ratio']:>13.2f}{quartiles:>14}{row['cpu_ratio']:>11.2f}"
+                     f"{gflop * BATCH / row['seconds'] / rate:>9.0%}")
+        print(line, flush=True)
+    for name, row in found.items():
+        if name != "TRL":
+            print(f"{name}: " + ", ".join(f"{part.removesuffix('_seconds')} "
+                                          f"{row[part] / row['seconds']:.0%}" for part in PARTS))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = load_profile("embedded")
     course.require("sft", settings)
-    trainers = {
-        "TRL": run_trl,
-        "ours, separate value model": lambda job, updates: run_ours(job, updates, True),
-        "ours, value head on trunk": lambda job, updates: run_ours(job, updates, False),
-    }
-    rows, ratios, rates, missed = [], {}, {}, 0
+    rows, ratios, quartiles, missed = [], {}, {}, 0
+    rates = matmul_rates()
+    print(f"matrix products with {arguments.threads} threads, GFLOP/s: "
+          + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
     for precision in ("float32", "bfloat16"):
-        rates[precision] = rate = matmul_rate(precision)
-        print(f"\nmatrix products in {precision}: {rate:.0f} GFLOP/s, {arguments.threads} threads")
         for kind, full in (("natural length", False), ("full length", True)):
-            job = Job(settings, full, precision)
-            best: dict[str, dict] = {}
-            for round_ in range(arguments.rounds):
-                for name, run in trainers.items():
-                    row = run(job, arguments.updates)
-                    rows.append({"precision": precision, "responses": kind, "trainer": name,
-                                 "round": round_, **row})
-                    if row["episodes_per_second"] > best.get(name, {}).get(
-                            "episodes_per_second", 0):
-                        best[name] = row
-            found = report(job, f"responses of {kind}, {precision}", best, rate)
-            ratios |= {f"{name}, {kind}, {precision}": ratio for name, ratio in found.items()}
-            missed += sum(ratio < GOALS[name] for name, ratio in found.items() if not full)
+            new = in_turn(precision, full, arguments.rounds, arguments.threads)
+            found = summary(new)
+            report(Job(settings, full), f"responses of {kind}, {precision}", found,
+                   rates[precision])
+            rows += [{"precision": precision, "responses": kind, **row} for row in new]
+            for name, goal in GOALS.items():
+                key, row = f"{name}, {kind}, {precision}", found[name]
+                ratios[key] = round(row["ratio"], 3)
+                quartiles[key] = [round(row["ratio_low"], 3), round(row["ratio_high"], 3)]
+                missed += not full and row["ratio"] < goal
     print("stored:", _store.save(
-        "ppo", rows, ratio=ratios, goals=GOALS, batch=BATCH, epochs=EPOCHS,
+        "ppo", rows, ratio=ratios, quartiles=quartiles, goals=GOALS, batch=BATCH, epochs=EPOCHS,
         max_new_tokens=NEW_TOKENS, matmul_gflops={k: round(v, 1) for k, v in rates.items()},
     ).name)
     return int(missed > 0)
-
-
-def report(job: Job, title: str, best: dict[str, dict], rate: float) -> dict[str, float]:
-    """Print a table of the best rows; returns our trainers' ratios to TRL's episodes per second."""
-    print(f"\n{title}\n{'trainer':<28}{'episodes/s':>11}{'against TRL':>13}"
-          f"{'CPU ms/episode':>16}{'CPU ratio':>11}{'of peak':>9}")
-    ratios = {}
-    prompt = np.mean([len(job.tokenizer(p)["input_ids"]) for p in job.prompts])
-    for name, row in best.items():
-        ratio = row["episodes_per_second"] / best["TRL"]["episodes_per_second"]
-        cpu = best["TRL"]["cpu_seconds_per_episode"] / row["cpu_seconds_per_episode"]
-        share = ""
-        if name != "TRL":
-            ratios[name] = round(ratio, 3)
-            work = episode_gflop(job.policy, prompt, row["response_length"], "sep" in name)
-            share = f"{work * row['episodes_per_second'] / rate:.0%}"
-        print(f"{name:<28}{row['episodes_per_second']:>11.1f}{ratio:>13.2f}"
-              f"{1000 * row['cpu_seconds_per_episode']:>16.1f}{cpu:>11.2f}{share:>9}", flush=True)
-    for name, row in best.items():
-        if name != "TRL":
-            parts = {k: row[k] for k in row if k.endswith("_seconds")}
-            print(f"{name}: " + ", ".join(
-                f"{k.removesuffix('_seconds')} {v / sum(parts.values()):.0%}"
-                for k, v in parts.items()))
-    return ratios
 
 
 if __name__ == "__main__":
