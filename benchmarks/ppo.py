@@ -1,15 +1,17 @@
 """Time of one update of the course's PPO trainer and of TRL's, in turn, on the same work.
 
-    python benchmarks/ppo.py [--rounds 12] [--threads 2]
+    python benchmarks/ppo.py [--rounds 8] [--threads 2]
 
 Needs the stage `sft` of the embedded profile and makes it if it is missing: that model ends its
-answers by itself, so that responses have their natural length. Same model, prompts, reward model,
-response length, batch, epochs, optimiser steps and precision. Three trainers: TRL's PPOTrainer;
+answers by itself. Same model, prompts, reward model, longest response, batch, epochs, optimiser
+steps and precision. Three trainers: TRL's PPOTrainer;
 ours with a separate value model, as TRL has one; ours with the value head on the policy's trunk.
 Two precisions: float32, and bfloat16 by autocast, in which the course trains where the processor
 has it. TRL's `bf16=True` casts nothing; with `ACCELERATE_MIXED_PRECISION` its training passes are
 in bfloat16 (a hook makes sure that they are), while it goes on sampling and scoring in float32.
-Two kinds of responses: of natural length, and always of full length (the end-of-text token banned).
+Three kinds of responses: of natural length, with so much room that every answer ends by itself; of
+at most 48 tokens, as notebook 05 has it, which cuts some answers off; and always of 48 tokens (the
+end-of-text token banned). TRL pads to the longest response, so room costs it time.
 
 Each trainer lives in a process of its own and works only when it is its turn: in every round each
 makes one update, so that a busy neighbour disturbs all three alike. The first update is not
@@ -40,7 +42,12 @@ from torch.utils.mkldnn import to_mkldnn
 from helpers import course, data, models, ppo_trainer, reward, trl_adapter
 from helpers.profiles import load_profile
 
-BATCH, EPOCHS, NEW_TOKENS, PROMPT_TOKENS = 64, 4, 48, 32
+BATCH, EPOCHS, PROMPT_TOKENS = 64, 4, 32
+KINDS = {  # of responses: most new tokens, and whether the end-of-text token is banned
+    "natural length": (128, False),
+    "at most 48 tokens": (48, False),
+    "always 48 tokens": (48, True),
+}
 GOALS = {"ours, separate value model": 2.5, "ours, value head on trunk": 4.0}
 TRAINERS = ("TRL", *GOALS)
 PARTS = ("generation_seconds", "scoring_seconds", "optimisation_seconds")
@@ -103,10 +110,10 @@ def ban(model, token: int):
 class Job:
     """What all trainers share: models made anew for each run from the same weights."""
 
-    def __init__(self, settings, full_length: bool, precision: str = "float32"):
+    def __init__(self, settings, kind: str, precision: str = "float32"):
         self.policy, self.tokenizer = models.load_stage(settings, "sft")
         models.disable_dropout(self.policy)
-        self.full_length, self.precision = full_length, precision
+        (self.new_tokens, self.never_ends), self.precision = KINDS[kind], precision
         rows = data.load_demonstrations(settings, "train")
         encoded = [self.tokenizer(r["prompt"], add_special_tokens=False)["input_ids"] for r in rows]
         kept = [r["prompt"] for r, ids in zip(rows, encoded, strict=True)
@@ -118,7 +125,7 @@ class Job:
 
     def models(self):
         policy, reference = copy.deepcopy(self.policy), copy.deepcopy(self.policy)
-        if self.full_length:
+        if self.never_ends:
             for model in (policy, reference):
                 ban(model, self.tokenizer.eos_token_id)
         return policy, reference
@@ -145,10 +152,10 @@ class Turn:
         self.started = time.perf_counter(), time.process_time()
 
 
-def work(line, trainer: str, precision: str, full_length: bool, rounds: int, threads: int) -> None:
+def work(line, trainer: str, precision: str, kind: str, rounds: int, threads: int) -> None:
     """What the process of one trainer does: `rounds` updates after the first, each when told."""
     torch.set_num_threads(threads)
-    job, turn = Job(load_profile("embedded"), full_length, precision), Turn(line)
+    job, turn = Job(load_profile("embedded"), kind, precision), Turn(line)
     if trainer == "TRL":
         run_trl(job, rounds + 1, turn)
     else:
@@ -162,7 +169,7 @@ def run_ours(job: Job, updates: int, turn: Turn, separate: bool) -> None:
     if separate:
         value_model = trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id)
     config = ppo_trainer.PPOConfig(
-        updates=updates, batch_size=BATCH, epochs=EPOCHS, max_new_tokens=NEW_TOKENS,
+        updates=updates, batch_size=BATCH, epochs=EPOCHS, max_new_tokens=job.new_tokens,
         learning_rate=1e-6, normalise_reward=False, missing_eos_penalty=0.0,
         precision=job.precision,
     )
@@ -207,7 +214,7 @@ def run_trl(job: Job, updates: int, turn: Turn) -> None:
         num_sample_generations=0, disable_tqdm=True, use_cpu=True, gradient_checkpointing=False,
         total_episodes=BATCH * updates, per_device_train_batch_size=BATCH,
         num_mini_batches=1, num_ppo_epochs=EPOCHS, local_rollout_forward_batch_size=BATCH,
-        response_length=NEW_TOKENS, temperature=1.0, stop_token="eos", learning_rate=1e-6,
+        response_length=job.new_tokens, temperature=1.0, stop_token="eos", learning_rate=1e-6,
         kl_coef=0.05, gamma=1.0, lam=0.95, adam_epsilon=1e-5,
     )
     with trl_adapter.quiet():
@@ -219,14 +226,14 @@ def run_trl(job: Job, updates: int, turn: Turn) -> None:
         trl_adapter.train_quietly(trainer)
 
 
-def in_turn(precision: str, full_length: bool, rounds: int, threads: int) -> list[dict]:
+def in_turn(precision: str, kind: str, rounds: int, threads: int) -> list[dict]:
     """One row per round and trainer; the order within a round moves on by one each time."""
     spawn = multiprocessing.get_context("spawn")
     lines, processes = {}, []
     for name in TRAINERS:  # one after the other: each makes its first update alone
         lines[name], theirs = spawn.Pipe()
         processes.append(spawn.Process(target=work, daemon=True, args=(
-            theirs, name, precision, full_length, rounds, threads)))
+            theirs, name, precision, kind, rounds, threads)))
         processes[-1].start()
         theirs.close()
         answer(lines[name], name)
@@ -287,7 +294,7 @@ def report(job: Job, title: str, found: dict[str, dict], rate: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -298,20 +305,20 @@ def main() -> int:
     print(f"matrix products with {arguments.threads} threads, GFLOP/s: "
           + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
     for precision in ("float32", "bfloat16"):
-        for kind, full in (("natural length", False), ("full length", True)):
-            new = in_turn(precision, full, arguments.rounds, arguments.threads)
+        for kind in KINDS:
+            new = in_turn(precision, kind, arguments.rounds, arguments.threads)
             found = summary(new)
-            report(Job(settings, full), f"responses of {kind}, {precision}", found,
+            report(Job(settings, kind), f"responses: {kind}; {precision}", found,
                    rates[precision])
             rows += [{"precision": precision, "responses": kind, **row} for row in new]
             for name, goal in GOALS.items():
                 key, row = f"{name}, {kind}, {precision}", found[name]
                 ratios[key] = round(row["ratio"], 3)
                 quartiles[key] = [round(row["ratio_low"], 3), round(row["ratio_high"], 3)]
-                missed += not full and row["ratio"] < goal
+                missed += kind == "natural length" and row["ratio"] < goal
     print("stored:", _store.save(
         "ppo", rows, ratio=ratios, quartiles=quartiles, goals=GOALS, batch=BATCH, epochs=EPOCHS,
-        max_new_tokens=NEW_TOKENS, matmul_gflops={k: round(v, 1) for k, v in rates.items()},
+        kinds=KINDS, matmul_gflops={k: round(v, 1) for k, v in rates.items()},
     ).name)
     return int(missed > 0)
 
