@@ -4,14 +4,14 @@
 
 Needs the stage `sft` of the embedded profile and makes it if it is missing: that model ends its
 answers by itself. Same model, prompts, reward model, longest response, batch, epochs, optimiser
-steps and precision. Three trainers: TRL's PPOTrainer;
-ours with a separate value model, as TRL has one; ours with the value head on the policy's trunk.
-Two precisions: float32, and bfloat16 by autocast, in which the course trains where the processor
-has it. TRL's `bf16=True` casts nothing; with `ACCELERATE_MIXED_PRECISION` its training passes are
-in bfloat16 (a hook makes sure that they are), while it goes on sampling and scoring in float32.
-Three kinds of responses: of natural length, with so much room that every answer ends by itself; of
-at most 48 tokens, as notebook 05 has it, which cuts some answers off; and always of 48 tokens (the
-end-of-text token banned). TRL pads to the longest response, so room costs it time.
+steps and precision. Three trainers: TRL's PPOTrainer; ours with a separate value model, as TRL has
+one; ours with the value head on the policy's trunk. Two precisions: float32, and bfloat16 by
+autocast, in which the course trains where the processor has it. TRL's `bf16=True` casts nothing;
+with `ACCELERATE_MIXED_PRECISION` its training passes are in bfloat16 (a hook makes sure that they
+are), while it goes on sampling and scoring in float32. Three kinds of responses: of natural length,
+with so much room that every answer ends by itself; of at most 48 tokens, as notebook 05 has it,
+which cuts some answers off; and always of 48 tokens (the end-of-text token banned). TRL pads to the
+longest response, so room costs it time.
 
 Each trainer lives in a process of its own and works only when it is its turn: in every round each
 makes one update, so that a busy neighbour disturbs all three alike. The first update is not
@@ -52,6 +52,7 @@ GOALS = {"ours, separate value model": 2.5, "ours, value head on trunk": 4.0}
 TRAINERS = ("TRL", *GOALS)
 PARTS = ("generation_seconds", "scoring_seconds", "optimisation_seconds")
 LENGTH = "response_length"
+
 
 def matmul_rates(size: int = 1024) -> dict[str, float]:
     """GFLOP per second that this machine reaches on square products, by number type.
@@ -129,7 +130,6 @@ class Job:
             for model in (policy, reference):
                 ban(model, self.tokenizer.eos_token_id)
         return policy, reference
-
 
 
 class Turn:
