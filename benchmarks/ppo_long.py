@@ -15,6 +15,7 @@ policy; `gold_share` the same by the true sentiment, which neither has seen. Abo
 from __future__ import annotations
 
 import argparse
+import bisect
 import math
 import sys
 import time
@@ -77,16 +78,17 @@ def shares(row: dict, best: list[dict]) -> dict:
 def share_interval(rewards: np.ndarray, kl: float, scores: np.ndarray) -> list[float] | None:
     """The share of best-of-n's gain, low and high end of its 95 % interval over the prompts.
 
+    None where the draws do not reach, as in `shares`.
+
     Args:
         rewards: (prompts,) the policy's mean reward for each prompt.
         kl: nats; n is the smallest whose best-of-n is as far from the untouched model.
         scores: (prompts, N) rewards of draws from the untouched model.
     """
-    n = 1
-    while evaluation.best_of_n_kl(n) < kl:
-        n += 1
-    if n > scores.shape[1]:
+    ns = range(1, scores.shape[1] + 1)
+    if not 0 < kl <= evaluation.best_of_n_kl(ns[-1]):
         return None
+    n = ns[bisect.bisect_left(ns, kl, key=evaluation.best_of_n_kl)]
     before = scores.mean(1)
     gains = np.stack([rewards - before, evaluation.best_of_n(scores, n) - before], axis=1)
 
