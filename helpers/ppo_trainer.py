@@ -6,9 +6,10 @@ The mathematics is in `ppo.py`; this file decides what is computed when. Three s
 - mini-batch: episodes whose loss makes one optimiser step;
 - micro-batch: episodes whose forward pass is in memory at once (gradient accumulation).
 
-Rows are sorted by length before they are cut into micro-batches, prompts and responses are moved
-without padding between them, and logits are computed at response tokens only; their softmax is
-taken a few rows at a time (`token_logprobs.py`). Where one mini-batch is the whole batch and fits
+Rows are sorted by length before they are cut into micro-batches, and a micro-batch is computed as
+one row without padding (`packing.py`) or, where the model cannot do that, as several padded ones
+of similar length. Logits are computed at response tokens only, and their softmax is taken a few
+rows at a time (`token_logprobs.py`). Where one mini-batch is the whole batch and fits
 in memory, the first epoch's forward pass is also the pass that records the old log-probabilities
 and values, which are the same numbers.
 
@@ -41,7 +42,14 @@ from torch import nn
 from helpers import ppo
 from helpers.errors import UserError
 from helpers.generation import check_tokenizer, sample, uniform_noise
-from helpers.models import disable_dropout, freeze, mixed_precision, plain_attention
+from helpers.models import (
+    disable_dropout,
+    freeze,
+    mixed_precision,
+    plain_attention,
+    reuse_memory,
+)
+from helpers.packing import Layout, can_pack, packed_attention
 from helpers.token_logprobs import chosen_logprobs, entropy_and_kl
 
 RewardFn = Callable[[list[str], list[str]], Sequence[float]]
@@ -59,7 +67,7 @@ class PPOConfig:
     batch_size: int = 64  # episodes per batch
     mini_batch_size: int | None = None  # episodes per optimiser step; None: the whole batch
     micro_batch_size: int | None = None  # most episodes in memory at once; None: the mini-batch
-    length_buckets: int = 4  # parts a mini-batch is cut into, by length, to save padding
+    length_buckets: int = 4  # groups of similar length, to save padding (of attention, if packed)
     epochs: int = 4  # passes over each batch
     max_new_tokens: int = 48
     temperature: float = 1.0  # of sampling and of every log-probability
@@ -179,7 +187,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy
         self.value_model = value_model
-        inner = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+        inner = _inner(policy)
         width = inner.get_output_embeddings().weight.shape[1]
         if value_model is None:
             self.value_head = nn.Linear(width, 1)
@@ -188,20 +196,20 @@ class ActorCritic(nn.Module):
             self.value_head.to(inner.get_output_embeddings().weight.device)
         self.plain_head = _head_is_plain(inner)
 
-    def forward(self, ids, rows, columns, critic: bool = True):
-        """Logits (N, vocabulary) and values (N,) at N positions (rows, columns) of ids (b, L).
+    def forward(self, inputs, rows, columns, critic: bool = True):
+        """Logits (N, vocabulary) and values (N,) at N positions (rows, columns) of input_ids.
 
-        ids are padded on the right. A causal model's real tokens never look at what follows them,
-        so no mask is needed and none is made.
+        `inputs`: what a trunk is called with. A row is one sequence, padded on the right, or
+        several that are packed. A causal model's real tokens never look at what follows them, so
+        no mask is needed and none is made.
         """
-        inner = self.policy
-        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+        inner = _inner(self.policy)
         if self.plain_head:
             trunk = getattr(inner, inner.base_model_prefix)
-            hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
+            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
             logits = inner.get_output_embeddings()(hidden)
         else:
-            out = inner(input_ids=ids, use_cache=False, output_hidden_states=True)
+            out = inner(**inputs, use_cache=False, output_hidden_states=True)
             hidden, logits = out.hidden_states[-1][rows, columns], out.logits[rows, columns]
         if not critic:
             return logits, None
@@ -209,9 +217,14 @@ class ActorCritic(nn.Module):
             values = self.value_head(hidden.to(self.value_head.weight.dtype))
         else:
             trunk = getattr(self.value_model, self.value_model.base_model_prefix)
-            hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
+            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
             values = self.value_model.score(hidden)
         return logits, values.squeeze(-1).float()
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The model itself, or the one that a PEFT model wraps."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
@@ -360,13 +373,17 @@ class PPO:
             for part in (policy, self.reference, value_model):
                 if part is not None:
                     plain_attention(part)
+        self._models = [_inner(m) for m in (policy, self.reference, value_model) if m is not None]
+        self.packs = all(can_pack(m) for m in self._models)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         if not self._trainable:
             raise UserError("PPO: no parameter of the policy requires a gradient; unfreeze some.")
         optimiser = torch.optim.Adam(
-            self._trainable, lr=self.config.learning_rate, eps=self.config.adam_epsilon
+            self._trainable, lr=self.config.learning_rate, eps=self.config.adam_epsilon, fused=True
         )
         self.model, self.optimiser = self.accelerator.prepare(model, optimiser)
+        if self.accelerator.device.type == "cpu":
+            reuse_memory()
         # Evaluation mode switches off every dropout that is not a module of its own.
         self.model.train(self.config.gradient_checkpointing)
         self.micro_batch_size = self.config.micro_batch_size
@@ -437,7 +454,8 @@ class PPO:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         kl_coef = self.controller.coef
-        measures = self._learn(batch, kl_coef)
+        with packed_attention(*self._models) if self.packs else contextlib.nullcontext():
+            measures = self._learn(batch, kl_coef)
         self.controller.update(measures["kl"], c.batch_size)
         clock.append(time.perf_counter())
         self.step += 1
@@ -478,7 +496,9 @@ class PPO:
         c = self.config
         noise = uniform_noise(len(prompts), c.max_new_tokens, seed)
         mine = self._share(list(range(len(prompts))))
-        with self._autocast():
+        # On a CPU one token per row at a time is slower in bfloat16.
+        cpu = self.accelerator.device.type == "cpu"
+        with contextlib.nullcontext() if cpu else self._autocast():
             rollout = sample(
                 policy or self.policy, self.tokenizer, [prompts[r] for r in mine],
                 c.max_new_tokens, c.temperature, batch_size=max(64, c.batch_size),
@@ -709,45 +729,52 @@ class PPO:
     def _parts(self, batch: Batch, rows: list[int]) -> list[list[int]]:
         """This process's rows of a mini-batch, longest first, cut into micro-batches."""
         rows = self._share(sorted(rows, key=lambda row: (-int(batch.lengths[row]), row)))
-        buckets = min(self.config.length_buckets, len(rows))
+        buckets = 1 if self.packs else min(self.config.length_buckets, len(rows))
         count = max(-(-len(rows) // self.micro_batch_size), buckets)
         size = -(-len(rows) // count)
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
     def _inputs(self, batch: Batch, part: list[int]):
-        """Token ids of some rows, and the positions whose logits predict their response tokens.
+        """What a trunk is called with for some rows, and where it predicts their response tokens.
 
-        Returns where (rows and columns in the batch's per-token tensors), ids (b, L), the
-        positions' rows and columns in ids, and the tokens that stand there, (N,).
+        Returns where (rows and columns in the batch's per-token tensors), the trunk's inputs, rows
+        and columns in its input_ids, and the response tokens (N,).
         """
         index = torch.tensor(part)
-        length = int(batch.lengths[index].max())
+        lengths = batch.lengths[index]
         row, column = batch.mask[index].nonzero(as_tuple=True)
         where = (index[row], column)
+        columns = batch.starts[index][row] + column - 1
         device = self.accelerator.device
-        return (
-            where, batch.ids[index, :length].to(device), row.to(device),
-            (batch.starts[index][row] + column - 1).to(device), batch.tokens[where].to(device),
-        )
+        ids = batch.ids[index, : int(lengths.max())]
+        inputs = {"input_ids": ids.to(device)}
+        if self.packs:
+            layout = Layout(lengths.long(), self.config.length_buckets, device)
+            real = torch.arange(ids.shape[1]) < lengths[:, None]
+            inputs = {"input_ids": ids[real][None].to(device), "position_ids": layout.positions,
+                      "layout": layout}
+            columns = (lengths.cumsum(0) - lengths).long()[row] + columns
+            row = torch.zeros_like(row)
+        return where, inputs, row.to(device), columns.to(device), batch.tokens[where].to(device)
 
     def _forward(self, batch: Batch, part: list[int], sync: bool):
-        where, ids, rows, columns, tokens = self._inputs(batch, part)
+        where, inputs, rows, columns, tokens = self._inputs(batch, part)
         with contextlib.nullcontext() if sync else self.accelerator.no_sync(self.model):
             with self._autocast():
-                logits, values = self.model(ids, rows, columns)
+                logits, values = self.model(inputs, rows, columns)
         return where, tokens, logits, values
 
     def _logits(self, batch: Batch, part: list[int]) -> torch.Tensor:
         """The reference's logits at the response tokens of some rows."""
-        _, ids, rows, columns, _ = self._inputs(batch, part)
+        _, inputs, rows, columns, _ = self._inputs(batch, part)
         model = self.accelerator.unwrap_model(self.model)
         with self._autocast():
             if self.reference is None:
-                return model(ids, rows, columns, critic=False)[0]
+                return model(inputs, rows, columns, critic=False)[0]
             if not model.plain_head:
-                return self.reference(input_ids=ids, use_cache=False).logits[rows, columns]
+                return self.reference(**inputs, use_cache=False).logits[rows, columns]
             trunk = getattr(self.reference, self.reference.base_model_prefix)
-            hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
+            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
             return self.reference.get_output_embeddings()(hidden)
 
     def _reference_mode(self):
