@@ -208,8 +208,9 @@ def run_trl(job: Job, updates: int, turn: Turn) -> None:
             turn({})
 
     rows = trl_adapter.pad_prompts(job.prompts, job.tokenizer, PROMPT_TOKENS)
+    folder = tempfile.TemporaryDirectory()  # removed when this function has ended
     config = PPOConfig(
-        output_dir=tempfile.mkdtemp(), report_to="none", save_strategy="no",
+        output_dir=folder.name, report_to="none", save_strategy="no",
         bf16=job.precision == "bfloat16",
         num_sample_generations=0, disable_tqdm=True, use_cpu=True, gradient_checkpointing=False,
         total_episodes=BATCH * updates, per_device_train_batch_size=BATCH,

@@ -226,6 +226,7 @@ def _sample_batch(
             use_cache=True,
             logits_to_keep=1,
         )
+        cache = out.past_key_values
         tokens, logprob = draw(out.logits[:, -1], noise[rows, step], temperature)
         where = rows.cpu()
         response[where, step] = tokens.cpu()

@@ -1,6 +1,6 @@
 """PPO for a language model as plain as it can be written: what notebook 05 shows line by line.
 
-No buckets, no processes, no checkpoints: every pass is over the whole padded batch. The trainer in
+No packed rows, no processes, no checkpoints: every pass is over the whole padded batch. The trainer in
 `ppo_trainer.py` computes the same losses, and a test holds the two together.
 """
 

@@ -107,7 +107,7 @@ def test_it_learns_a_simple_reward(tokenizer):
 
 
 def test_the_plain_loop_and_the_trainer_see_the_same_losses(tokenizer):
-    """The loop that notebook 05 shows, on padded batches, against buckets and a reused pass."""
+    """The loop that notebook 05 shows, on padded batches, against packed rows and a reused pass."""
     policy, reference = new_policy(dropout=0.0), new_policy(dropout=0.0)
     head = nn.Linear(16, 1)
     nn.init.zeros_(head.weight)
