@@ -1,7 +1,7 @@
 """PPO for a language model as plain as it can be written: what notebook 05 shows line by line.
 
-No packed rows, no processes, no checkpoints: every pass is over the whole padded batch. The trainer in
-`ppo_trainer.py` computes the same losses, and a test holds the two together.
+No packed rows, no processes, no checkpoints: every pass is over the whole padded batch. The trainer
+in `ppo_trainer.py` computes the same losses, and a test holds the two together.
 """
 
 from __future__ import annotations
