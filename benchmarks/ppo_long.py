@@ -2,7 +2,7 @@
 
     python benchmarks/ppo_long.py [--seeds 1] [--best-prompts 128] [--samples 8192] [--set …]
 
-The notebook gives each trainer some 1,500 episodes. Here our trainer gets sixty times as many in
+The notebook gives each trainer some 1,500 episodes. Here our trainer gets forty times as many in
 larger batches, all else by the profile, and is measured on held-out prompts on the way. Best-of-n
 comes from `--samples` draws for each of a part of the prompts, so that it reaches 8 nats. On
 exactly these prompts the policy is measured a second time (`same_…`), with more responses to
@@ -32,7 +32,7 @@ from helpers.course.runner import parse_assignments
 from helpers.sentiment import gold_sentiment
 
 SETTINGS = {
-    "ppo_trl.total_episodes": 92160, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
+    "ppo_trl.total_episodes": 61440, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
     "ppo_trl.learning_rate": 4e-4, "ppo_trl.kl_coef": 0.1,
 }
 SAME_REPEATS = 16  # responses to each prompt of best-of-n

@@ -3,8 +3,7 @@
 Prompts are padded on the left, so that every row's next token stands in the same column, and
 position ids come from the mask, so that padding changes nothing. Tokens are drawn from the full
 softmax (no top-k, no top-p): the log-probability that is returned is the one the token was really
-drawn with. Rows that have written their end-of-text token are dropped from the batch at once, and
-the last rows take their places: keys and values of all others stay where they are in memory.
+drawn with. Rows that have written their end-of-text token are dropped from the batch at once.
 
 Randomness is one uniform number per (row, step), drawn before sampling starts. A row's response
 therefore depends on its own prompt and noise only, not on its neighbours or on the batch size.
@@ -16,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from helpers.errors import UserError
 
@@ -103,8 +101,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
         logprobs = logits.log_softmax(-1)
         tokens = logits.argmax(-1)
     else:
-        scaled = logits if temperature == 1 else logits / temperature
-        logprobs = scaled.log_softmax(-1)
+        logprobs = (logits / temperature).log_softmax(-1)
         cumulative = logprobs.exp().cumsum(-1)
         # Rounding can leave the total a little below 1: scale the draw, not the distribution.
         target = uniform[:, None] * cumulative[:, -1:]
@@ -215,7 +212,7 @@ def _sample_batch(
     inputs, positions = ids.to(device), position_ids(mask).to(device)
     padded = bool((mask == 0).any())
     rows = rows.to(device)
-    cache = _new_cache(policy, room=steps)
+    cache = None
     for step in range(steps):
         out = policy(
             input_ids=inputs,
@@ -233,53 +230,11 @@ def _sample_batch(
         logprobs[where, step] = logprob.cpu()
         lengths[where] = step + 1
         positions = positions[:, -1:] + 1
-        ended = tokens == tokenizer.eos_token_id
-        count = int((~ended).sum())
-        if count == 0:
+        alive = (tokens != tokenizer.eos_token_id).nonzero().squeeze(1)
+        if len(alive) == 0:
             return
-        if count < len(rows):
-            kept = torch.arange(count, device=device)
-            kept[ended[:count]] = count + (~ended[count:]).nonzero().squeeze(1)
-            rows, tokens = rows[kept], tokens[kept]
-            positions, full = positions[kept], full[kept]
-            cache.batch_select_indices(kept)
+        if len(alive) < len(rows):
+            rows, tokens = rows[alive], tokens[alive]
+            positions, full = positions[alive], full[alive]
+            cache.batch_select_indices(alive)
         inputs = tokens[:, None]
-
-
-def _new_cache(policy, room: int) -> DynamicCache:
-    """The model's own cache, with `room` for so many tokens in each layer that attends to all."""
-    cache = DynamicCache(config=policy.config)
-    cache.layers = [_RoomyLayer(room) if type(layer) is DynamicLayer else layer
-                    for layer in cache.layers]
-    return cache
-
-
-class _RoomyLayer(DynamicLayer):
-    """Keys and values of one layer in tensors that have room for the tokens to come.
-
-    transformers' own layer copies all of them for each new token, and again for each row that ends.
-    """
-
-    def __init__(self, room: int, **others):
-        super().__init__(**others)
-        self.room = room
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.stored = [
-                states.new_empty(*states.shape[:2], states.shape[2] + self.room, states.shape[3])
-                for states in (key_states, value_states)
-            ]
-        before, rows = self.get_seq_length(), key_states.shape[0]
-        after = before + key_states.shape[2]
-        for stored, states in zip(self.stored, (key_states, value_states), strict=True):
-            stored[:rows, :, before:after] = states
-        self.keys, self.values = (stored[:rows, :, :after] for stored in self.stored)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices):
-        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
-        for states in (self.keys, self.values):
-            states[moved] = states[indices[moved]]
-        self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]

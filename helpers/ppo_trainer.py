@@ -454,8 +454,7 @@ class PPO:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         kl_coef = self.controller.coef
-        with packed_attention(*self._models) if self.packs else contextlib.nullcontext():
-            measures = self._learn(batch, kl_coef)
+        measures = self._learn(batch, kl_coef)
         self.controller.update(measures["kl"], c.batch_size)
         clock.append(time.perf_counter())
         self.step += 1
@@ -604,6 +603,10 @@ class PPO:
 
     def _record(self, batch: Batch, rows: list[int], keep_graph: bool):
         """Log-probabilities of policy and reference, values, entropy and exact KL per token."""
+        with self._packed():
+            return self._record_parts(batch, rows, keep_graph)
+
+    def _record_parts(self, batch: Batch, rows: list[int], keep_graph: bool):
         names = ("logprobs", "values", "reference_logprobs", "entropy", "kl")
         recorded = {name: torch.zeros_like(batch.mask) for name in names}
         held, t = [], self.config.temperature
@@ -630,7 +633,8 @@ class PPO:
 
         def attempt() -> dict[str, float]:
             self.optimiser.zero_grad(set_to_none=True)
-            return self._try_step(batch, rows, parts.pop() if parts else None)
+            with self._packed():
+                return self._try_step(batch, rows, parts.pop() if parts else None)
 
         return self._with_less_memory(attempt)
 
@@ -776,6 +780,10 @@ class PPO:
             trunk = getattr(self.reference, self.reference.base_model_prefix)
             hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
             return self.reference.get_output_embeddings()(hidden)
+
+    def _packed(self):
+        """Within it, attention is that of packed rows, on the way back too."""
+        return packed_attention(*self._models) if self.packs else contextlib.nullcontext()
 
     def _reference_mode(self):
         """Within it, a policy without a separate reference has its adapters switched off."""

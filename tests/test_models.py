@@ -159,3 +159,16 @@ def test_a_learning_rate_that_blows_up_stops_with_the_remedy():
     with pytest.raises(UserError, match="lower its learning rate"):
         models.train_from_scratch(TEXTS, scratch(learning_rate=1e9, tokens=20_000),
                                   progress=False)
+
+
+def test_dropout_that_is_a_plain_number_is_switched_off_too():
+    """Llama hands a number to its attention, and only in training mode."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=48, attention_dropout=0.5)).train()
+    ids = torch.arange(16)[None]
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    models.disable_dropout(model)
+    assert torch.equal(model(ids).logits, model(ids).logits)

@@ -15,6 +15,9 @@ SIZES = {
     "llama": LLAMA_LIKE,
     "qwen2": LLAMA_LIKE,
     "mistral": {**LLAMA_LIKE, "sliding_window": 4},
+    "qwen2_moe": {**LLAMA_LIKE, "sliding_window": 8, "use_sliding_window": True,
+                  "max_window_layers": 2, "num_experts": 2, "num_experts_per_tok": 1,
+                  "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
     "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8,
                 "attention_types": [[["global"], 2]], "max_position_embeddings": 32},
 }
@@ -89,6 +92,28 @@ def test_in_bfloat16_packing_is_as_near_to_float32_as_each_sequence_alone(name):
         assert (ours - right).norm() < 1.5 * (theirs - right).norm() < 0.2 * right.norm()
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_under_autocast_a_cpu_never_takes_the_slow_fused_attention(name, monkeypatch):
+    model, rows = new_model(name), sequences()
+    full = packed_logits(model, rows, groups=2)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("fused attention in bfloat16")
+
+    monkeypatch.setattr("helpers.packing.F.scaled_dot_product_attention", refuse)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = packed_logits(model, rows, groups=2)
+    assert (half - full).norm() < 0.1 * full.norm()
+
+
+def test_a_model_that_does_not_take_the_attention_is_not_packed(monkeypatch):
+    model = new_model("gpt2")
+    monkeypatch.setattr(type(model), "set_attn_implementation", lambda self, name: None)
+    assert not can_pack(model)
+    with pytest.raises(NotImplementedError, match="keeps its own"), packed_attention(model):
+        pass
+
+
 def test_where_tokens_stand_worked_out_by_hand():
     layout = Layout([3, 1, 2], groups=2)
     assert layout.positions.tolist() == [[0, 1, 2, 0, 0, 1]]
@@ -99,7 +124,8 @@ def test_where_tokens_stand_worked_out_by_hand():
 
 
 @pytest.mark.parametrize(("name", "works"), [
-    ("gpt2", True), ("llama", True), ("qwen2", True), ("mistral", False), ("gpt_neo", False),
+    ("gpt2", True), ("llama", True), ("qwen2", True), ("mistral", False), ("qwen2_moe", False),
+    ("gpt_neo", False),
 ])
 def test_models_whose_attention_does_more_or_is_their_own_are_found_out(name, works):
     model = new_model(name).train()

@@ -391,7 +391,7 @@ def test_a_model_that_cannot_be_packed_learns_the_same_from_padded_rows(tokenize
     assert torch.allclose(weights(packed), weights(padded), atol=1e-5)
 
 
-def test_packed_rows_hold_no_padding(tokenizer, monkeypatch):
+def test_packed_rows_hold_no_padding(tokenizer):
     policy, computed = new_policy(), []
     policy.transformer.h[0].mlp.c_fc.register_forward_hook(
         lambda module, inputs, output: computed.append(output.shape[:2].numel())
