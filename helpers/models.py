@@ -89,13 +89,18 @@ def mixed_precision(settings: Settings) -> bool:
     return settings.mixed_precision == "auto" and fast_bfloat16(device(settings).type)
 
 
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model itself, or the one that a PEFT model wraps."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def plain_attention(model: nn.Module) -> nn.Module:
     """On a CPU, compute attention by plain matrix products; elsewhere change nothing.
 
     PyTorch 2.13's fused attention has no fast bfloat16 there: its backward pass took three times
     as long as in float32, and ate up what all other layers had gained.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_model(model)
     if next(inner.parameters()).device.type == "cpu" and hasattr(inner, "set_attn_implementation"):
         inner.set_attn_implementation("eager")
     return model

@@ -68,30 +68,22 @@ class Layout:
         self.real = torch.cat(real)[:, None, None].to(device)
 
 
-class _IntoGroups(torch.autograd.Function):
-    """(N, heads, d) -> (P, heads, d). No real token looks at padding, so it has no gradient."""
+class _Move(torch.autograd.Function):
+    """Rows of states (rows, heads, d) at other places: `there` says which, `back` the way back.
+
+    What stands at more than one place or at none needs no sum on the way back: no real token looks
+    at padding, so only the place of the token itself has a gradient; `kept` sets others to 0.
+    """
 
     @staticmethod
-    def forward(ctx, row, layout):
-        ctx.layout = layout
-        return row.index_select(0, layout.source)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient.index_select(0, ctx.layout.place), None
-
-
-class _IntoRow(torch.autograd.Function):
-    """(P, heads, d) -> (N, heads, d), padding left out."""
-
-    @staticmethod
-    def forward(ctx, groups, layout):
-        ctx.layout = layout
-        return groups.index_select(0, layout.place)
+    def forward(ctx, states, there, back, kept=None):
+        ctx.back, ctx.kept = back, kept
+        return states.index_select(0, there)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient.index_select(0, ctx.layout.source).mul_(ctx.layout.real), None
+        gradient = gradient.index_select(0, ctx.back)
+        return gradient if ctx.kept is None else gradient.mul_(ctx.kept), None, None, None
 
 
 def _attend(query, key, value, scaling):
@@ -117,14 +109,15 @@ def _packed(module, query, key, value, attention_mask, dropout=0.0, scaling=None
     scaling = width**-0.5 if scaling is None else scaling
     sizes, columns = [n * longest for n, longest in layout.shapes], []
     for states in (query, key, value):
-        groups = _IntoGroups.apply(states[0].transpose(0, 1), layout).split(sizes)
+        row = states[0].transpose(0, 1)
+        groups = _Move.apply(row, layout.source, layout.place).split(sizes)
         columns.append([
             _as_many_heads(group.view(*shape, *group.shape[1:]).transpose(1, 2), heads)
             for group, shape in zip(groups, layout.shapes, strict=True)
         ])
     found = [_attend(q, k, v, scaling).transpose(1, 2).flatten(0, 1)
              for q, k, v in zip(*columns, strict=True)]
-    return _IntoRow.apply(torch.cat(found), layout)[None], None
+    return _Move.apply(torch.cat(found), layout.place, layout.source, layout.real)[None], None
 
 
 def _as_many_heads(states: torch.Tensor, heads: int) -> torch.Tensor:

@@ -45,6 +45,7 @@ from helpers.generation import check_tokenizer, sample, uniform_noise
 from helpers.models import (
     disable_dropout,
     freeze,
+    inner_model,
     mixed_precision,
     plain_attention,
     reuse_memory,
@@ -187,7 +188,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy
         self.value_model = value_model
-        inner = _inner(policy)
+        inner = inner_model(policy)
         width = inner.get_output_embeddings().weight.shape[1]
         if value_model is None:
             self.value_head = nn.Linear(width, 1)
@@ -203,7 +204,7 @@ class ActorCritic(nn.Module):
         several that are packed. A causal model's real tokens never look at what follows them, so
         no mask is needed and none is made.
         """
-        inner = _inner(self.policy)
+        inner = inner_model(self.policy)
         if self.plain_head:
             trunk = getattr(inner, inner.base_model_prefix)
             hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
@@ -220,11 +221,6 @@ class ActorCritic(nn.Module):
             hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
             values = self.value_model.score(hidden)
         return logits, values.squeeze(-1).float()
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The model itself, or the one that a PEFT model wraps."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
@@ -369,11 +365,11 @@ class PPO:
             policy.gradient_checkpointing_enable({"use_reentrant": False})
             if adapters and hasattr(policy, "enable_input_require_grads"):
                 policy.enable_input_require_grads()
+        parts = (policy, self.reference, value_model)
+        self._models = [inner_model(part) for part in parts if part is not None]
         if self.config.precision == "bfloat16":
-            for part in (policy, self.reference, value_model):
-                if part is not None:
-                    plain_attention(part)
-        self._models = [_inner(m) for m in (policy, self.reference, value_model) if m is not None]
+            for part in self._models:
+                plain_attention(part)
         self.packs = all(can_pack(m) for m in self._models)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         if not self._trainable:
@@ -603,25 +599,22 @@ class PPO:
 
     def _record(self, batch: Batch, rows: list[int], keep_graph: bool):
         """Log-probabilities of policy and reference, values, entropy and exact KL per token."""
-        with self._packed():
-            return self._record_parts(batch, rows, keep_graph)
-
-    def _record_parts(self, batch: Batch, rows: list[int], keep_graph: bool):
         names = ("logprobs", "values", "reference_logprobs", "entropy", "kl")
         recorded = {name: torch.zeros_like(batch.mask) for name in names}
         held, t = [], self.config.temperature
-        for part in self._parts(batch, rows):
-            with torch.no_grad(), self._reference_mode():
-                reference = self._logits(batch, part)
-            with contextlib.nullcontext() if keep_graph else torch.no_grad():
-                where, tokens, logits, values = self._forward(batch, part, sync=False)
-                logprobs = chosen_logprobs(logits, tokens, t)
-            theirs = chosen_logprobs(reference, tokens, t)
-            numbers = (logprobs, values, theirs, *entropy_and_kl(logits, reference, t))
-            for name, column in zip(names, numbers, strict=True):
-                recorded[name][where] = column.detach().float().cpu()
-            if keep_graph:
-                held.append((part, where, logits, logprobs, values))
+        with self._packed():
+            for part in self._parts(batch, rows):
+                with torch.no_grad(), self._reference_mode():
+                    reference = self._logits(batch, part)
+                with contextlib.nullcontext() if keep_graph else torch.no_grad():
+                    where, tokens, logits, values = self._forward(batch, part, sync=False)
+                    logprobs = chosen_logprobs(logits, tokens, t)
+                theirs = chosen_logprobs(reference, tokens, t)
+                numbers = (logprobs, values, theirs, *entropy_and_kl(logits, reference, t))
+                for name, column in zip(names, numbers, strict=True):
+                    recorded[name][where] = column.detach().float().cpu()
+                if keep_graph:
+                    held.append((part, where, logits, logprobs, values))
         for name in names:
             setattr(batch, name, self._reduce(recorded[name]))
         self._check_finite(batch, rows, batch.logprobs, "log-probability")

@@ -404,6 +404,25 @@ def test_packed_rows_hold_no_padding(tokenizer):
     assert computed == [pytest.approx(real[0])] * 4
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_pass_of_learning_is_packed_on_the_way_back_too(tokenizer, checkpointing):
+    """transformers masks packed rows by itself where nobody does, N x N and without a word."""
+    trainer = PPO(new_policy(), None, even_share, tokenizer,
+                  config(gradient_checkpointing=checkpointing, normalise_reward=False))
+    attention = []
+    trainer.policy.transformer.h[0].mlp.c_fc.register_forward_hook(
+        lambda *_: attention.append(trainer.policy.config._attn_implementation))
+    batch = trainer._sample(PROMPTS[:16], seed=3)
+    assert "packed" not in attention
+    attention.clear()
+    held = trainer._record(batch, list(range(16)), keep_graph=True)
+    batch.advantages, batch.returns = torch.ones_like(batch.mask), torch.zeros_like(batch.mask)
+    trainer._step(batch, list(range(16)), held)
+    trainer._step(batch, list(range(16)), None)
+    assert attention == ["packed"] * (4 if checkpointing else 2)
+    assert trainer.policy.config._attn_implementation == "sdpa"
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(tokenizer):
     plain = run(tokenizer)
     saved = run(tokenizer, gradient_checkpointing=True)
