@@ -190,7 +190,7 @@ def run_trl(job: Job, updates: int, turn: Turn) -> None:
 
     policy, reference = job.models()
     value_model = trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id)
-    if job.precision == "bfloat16":  # as ours does: fused attention is slow in it
+    if job.precision == "bfloat16":  # fused attention is slow in it, and ours has none there
         for model in (policy, value_model):
             models.plain_attention(model)
     trained_in = set()

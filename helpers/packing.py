@@ -28,6 +28,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias")
 BLOCKED = -3e4  # added to the score of a later token; bfloat16 and float16 can hold it
 REPLACED = ("sdpa", "eager")  # the attentions of transformers that "packed" computes the same as
+SHORT = 256  # tokens; up to here a CPU is faster with all scores at once than with them in blocks
 
 
 class Layout:
@@ -87,12 +88,16 @@ class _Move(torch.autograd.Function):
 
 
 def _attend(query, key, value, scaling):
-    """Causal attention of sequences of one length, (n, heads, L, d) each."""
-    if value.device.type != "cpu" or value.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-    # PyTorch's own has no fast bfloat16 on a CPU; the same by plain matrix products is faster.
-    # It is the values that tell: under autocast, rotary positions leave the others in float32.
+    """Causal attention of sequences of one length, (n, heads, L, d) each.
+
+    PyTorch's fused attention saves memory by working in blocks, which pays for long sequences
+    alone on a CPU, and has no fast bfloat16 there. Plain matrix products do the same. It is the
+    values that tell the precision: under autocast, rotary positions leave the others in float32.
+    """
     shape, length = query.shape, query.shape[2]
+    fused = length > SHORT and value.dtype != torch.bfloat16
+    if value.device.type != "cpu" or fused:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     query, key, value = (x.reshape(-1, length, x.shape[-1]) for x in (query, key, value))
     later = query.new_full((length, length), BLOCKED).triu(1)
     weights = torch.baddbmm(later, query, key.transpose(1, 2), alpha=scaling).softmax(-1)

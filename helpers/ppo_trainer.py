@@ -68,7 +68,8 @@ class PPOConfig:
     batch_size: int = 64  # episodes per batch
     mini_batch_size: int | None = None  # episodes per optimiser step; None: the whole batch
     micro_batch_size: int | None = None  # most episodes in memory at once; None: the mini-batch
-    length_buckets: int = 4  # groups of similar length, to save padding (of attention, if packed)
+    # Groups of similar length, to save padding. None: 8 where only attention is padded, else 4.
+    length_buckets: int | None = None
     epochs: int = 4  # passes over each batch
     max_new_tokens: int = 48
     temperature: float = 1.0  # of sampling and of every log-probability
@@ -103,10 +104,14 @@ class PPOConfig:
         self.mini_batch_size = self.mini_batch_size or self.batch_size
         self.micro_batch_size = self.micro_batch_size or self.mini_batch_size
         for name in ("updates", "batch_size", "mini_batch_size", "micro_batch_size", "epochs",
-                     "max_new_tokens", "length_buckets", "temperature", "learning_rate",
-                     "max_grad_norm", "clip_range", "value_clip_range", "kl_horizon"):
+                     "max_new_tokens", "temperature", "learning_rate", "max_grad_norm",
+                     "clip_range", "value_clip_range", "kl_horizon"):
             if not getattr(self, name) > 0:
                 raise UserError(f"PPO: {name} is {getattr(self, name)!r}; it must be positive.")
+        if self.length_buckets is not None and not self.length_buckets > 0:
+            raise UserError(
+                f"PPO: length_buckets is {self.length_buckets!r}; it must be positive or null."
+            )
         if self.batch_size % self.mini_batch_size:
             raise UserError(
                 f"PPO: batch_size {self.batch_size} is not a multiple of mini_batch_size "
@@ -367,10 +372,10 @@ class PPO:
                 policy.enable_input_require_grads()
         parts = (policy, self.reference, value_model)
         self._models = [inner_model(part) for part in parts if part is not None]
-        if self.config.precision == "bfloat16":
+        self.packs = all(can_pack(m) for m in self._models)
+        if self.config.precision == "bfloat16" and not self.packs:
             for part in self._models:
                 plain_attention(part)
-        self.packs = all(can_pack(m) for m in self._models)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         if not self._trainable:
             raise UserError("PPO: no parameter of the policy requires a gradient; unfreeze some.")
@@ -383,6 +388,7 @@ class PPO:
         # Evaluation mode switches off every dropout that is not a module of its own.
         self.model.train(self.config.gradient_checkpointing)
         self.micro_batch_size = self.config.micro_batch_size
+        self.length_buckets = self.config.length_buckets or (8 if self.packs else 4)
         c = self.config
         self.controller = (
             ppo.FixedKLController(c.kl_coef) if c.kl_target is None
@@ -726,7 +732,7 @@ class PPO:
     def _parts(self, batch: Batch, rows: list[int]) -> list[list[int]]:
         """This process's rows of a mini-batch, longest first, cut into micro-batches."""
         rows = self._share(sorted(rows, key=lambda row: (-int(batch.lengths[row]), row)))
-        buckets = 1 if self.packs else min(self.config.length_buckets, len(rows))
+        buckets = 1 if self.packs else min(self.length_buckets, len(rows))
         count = max(-(-len(rows) // self.micro_batch_size), buckets)
         size = -(-len(rows) // count)
         return [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -746,7 +752,7 @@ class PPO:
         ids = batch.ids[index, : int(lengths.max())]
         inputs = {"input_ids": ids.to(device)}
         if self.packs:
-            layout = Layout(lengths.long(), self.config.length_buckets, device)
+            layout = Layout(lengths.long(), self.length_buckets, device)
             real = torch.arange(ids.shape[1]) < lengths[:, None]
             inputs = {"input_ids": ids[real][None].to(device), "position_ids": layout.positions,
                       "layout": layout}

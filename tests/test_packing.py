@@ -41,9 +41,15 @@ def packed_logits(model, rows, groups):
                      use_cache=False, layout=layout).logits[0]
 
 
+@pytest.fixture(params=[0, 5, 256], ids=lambda length: f"plain up to {length} tokens")
+def short(request, monkeypatch):
+    """On a CPU attention goes one way for short sequences and another for long ones."""
+    monkeypatch.setattr("helpers.packing.SHORT", request.param)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2"])
-def test_packed_sequences_give_what_each_gives_alone(name, groups):
+def test_packed_sequences_give_what_each_gives_alone(short, name, groups):
     model, rows = new_model(name), sequences()
     together = packed_logits(model, rows, groups)
     alone = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
@@ -51,7 +57,7 @@ def test_packed_sequences_give_what_each_gives_alone(name, groups):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_so_do_their_gradients(name):
+def test_so_do_their_gradients(short, name):
     model, rows = new_model(name), sequences()
     weight = torch.randn(sum(LENGTHS), 40)
     gradients = []
@@ -104,6 +110,19 @@ def test_under_autocast_a_cpu_never_takes_the_slow_fused_attention(name, monkeyp
     with torch.autocast("cpu", torch.bfloat16):
         half = packed_logits(model, rows, groups=2)
     assert (half - full).norm() < 0.1 * full.norm()
+
+
+def test_on_a_cpu_only_long_sequences_take_the_fused_attention(monkeypatch):
+    taken, fused = [], torch.nn.functional.scaled_dot_product_attention
+
+    def note(query, *others, **more):
+        taken.append(query.shape[2])
+        return fused(query, *others, **more)
+
+    monkeypatch.setattr("helpers.packing.F.scaled_dot_product_attention", note)
+    monkeypatch.setattr("helpers.packing.SHORT", 6)
+    packed_logits(new_model("gpt2"), sequences(), groups=5)
+    assert taken == 2 * [9, 7, 7]  # of two layers
 
 
 def test_a_model_that_does_not_take_the_attention_is_not_packed(monkeypatch):

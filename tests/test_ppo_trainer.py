@@ -389,6 +389,16 @@ def test_a_model_that_cannot_be_packed_learns_the_same_from_padded_rows(tokenize
     padded = run(tokenizer)
     assert not padded.packs
     assert torch.allclose(weights(packed), weights(padded), atol=1e-5)
+    assert (packed.length_buckets, padded.length_buckets) == (8, 4)
+
+
+@pytest.mark.parametrize(("packs", "attention"), [(True, "sdpa"), (False, "eager")])
+def test_padded_rows_in_bfloat16_are_kept_from_the_slow_fused_attention(
+    tokenizer, monkeypatch, packs, attention
+):
+    monkeypatch.setattr("helpers.ppo_trainer.can_pack", lambda model: packs)
+    trainer = run(tokenizer, updates=1, precision="bfloat16")
+    assert trainer.policy.config._attn_implementation == attention
 
 
 def test_packed_rows_hold_no_padding(tokenizer):
@@ -614,6 +624,7 @@ def test_two_processes_equal_one_at_the_same_global_batch(tokenizer, tmp_path, c
 
 @pytest.mark.parametrize(("changes", "says"), [
     ({"batch_size": 10, "mini_batch_size": 4}, "multiple"),
+    ({"length_buckets": 0}, "length_buckets is 0"),
     ({"learning_rate": 0.0}, "learning_rate"),
     ({"warmup_updates": -1}, "warmup_updates"),
     ({"precision": "fp8"}, "precision"),
