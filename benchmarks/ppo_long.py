@@ -1,22 +1,26 @@
 """Notebook 06's task with as many episodes as PPO wants, against best-of-n at the same KL.
 
-    python benchmarks/ppo_long.py [--seeds 1] [--best-prompts 128] [--samples 8192] [--set …]
+    python benchmarks/ppo_long.py [--seeds 1] [--best-prompts 128] [--samples 8192]
+                                  [--draws FOLDER] [--set …]
 
-The notebook gives each trainer some 1,500 episodes. Here our trainer gets forty times as many in
+The notebook gives each trainer some 1,500 episodes. Here our trainer gets sixty times as many in
 larger batches, all else by the profile, and is measured on held-out prompts on the way. Best-of-n
 comes from `--samples` draws for each of a part of the prompts, so that it reaches 8 nats. On
 exactly these prompts the policy is measured a second time (`same_…`), with more responses to
 each: what can be gained differs between prompts by more than what is to be told apart here.
 `share_of_best_of_n` is the policy's gain there over that of best-of-n at the policy's own KL, null
 where the draws do not reach, with a 95 % interval over those prompts (bootstrap) for the last
-policy; `gold_share` the same by the true sentiment, which neither has seen. About an hour.
+policy; `gold_share` the same by the true sentiment, which neither has seen. About an hour, more
+than half of it for the draws; with `--draws` they are kept for a run with another seed or setting.
 """
 
 from __future__ import annotations
 
 import argparse
 import bisect
+import hashlib
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -32,7 +36,7 @@ from helpers.course.runner import parse_assignments
 from helpers.sentiment import gold_sentiment
 
 SETTINGS = {
-    "ppo_trl.total_episodes": 61440, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
+    "ppo_trl.total_episodes": 92160, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
     "ppo_trl.learning_rate": 4e-4, "ppo_trl.kl_coef": 0.1,
 }
 SAME_REPEATS = 16  # responses to each prompt of best-of-n
@@ -61,6 +65,28 @@ class Job(ppo_frontier.Job):
             f"same_{key}": round(float(value), 4) for key, value in same.items()
         } | {"lowest": [[round(float(m["scores"][i, 0]), 2), self.test[i], m["texts"][i]]
                         for i in lowest]}
+
+
+def kept_draws(
+    job: Job, prompts: int, samples: int, folder: Path | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `ppo_frontier.draw` returns, from `folder` where an earlier run has left it there.
+
+    The file's name tells what draws depend on: models, task, prompts and how many.
+    """
+    if folder is None:
+        return ppo_frontier.draw(job, prompts, samples)
+    asked = hashlib.sha256(repr(job.test[:prompts]).encode()).hexdigest()[:16]
+    path = folder / f"draws-{job.made_of}-{asked}-{samples}.npz"
+    if not path.exists():
+        scores, gold = ppo_frontier.draw(job, prompts, samples)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part")
+        with aside.open("wb") as file:
+            np.savez(file, scores=scores, gold=gold)
+        os.replace(aside, path)
+    with np.load(path) as kept:
+        return kept["scores"], kept["gold"]
 
 
 def shares(row: dict, best: list[dict]) -> dict:
@@ -106,11 +132,13 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=8192, help="draws per prompt for best-of-n")
     parser.add_argument("--best-prompts", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--draws", type=Path, metavar="FOLDER", help="keep best-of-n's draws here")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     overrides = SETTINGS | parse_assignments(arguments.set)
     job = Job(overrides, arguments.prompts, arguments.best_prompts)
-    scores, gold = ppo_frontier.draw(job, arguments.best_prompts, arguments.samples)
+    scores, gold = kept_draws(
+        job, arguments.best_prompts, arguments.samples, arguments.draws)
     best = ppo_frontier.best_of(scores, gold)
     print(f"before: {job.before}; best of {best[-1]['n']} gains {best[-1]['reward_gain']:.2f} at "
           f"{best[-1]['kl']:.2f} nats", flush=True)

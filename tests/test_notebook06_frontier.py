@@ -78,6 +78,27 @@ def test_the_share_has_an_interval_over_prompts():
         assert ppo_long.share_interval(half, kl, scores) is None
 
 
+def test_draws_are_kept_for_the_same_models_prompts_and_number_only(monkeypatch, tmp_path):
+    job, made = type("Job", (), {"made_of": "a", "test": ["x", "y", "z"]})(), []
+
+    def draw(job, prompts, samples):
+        made.append((job.made_of, job.test[:prompts], samples))
+        return np.random.default_rng(len(made)).normal(size=(2, prompts, samples))
+
+    monkeypatch.setattr(frontier, "draw", draw)
+    first, again = (ppo_long.kept_draws(job, 2, 5, tmp_path / "new") for _ in range(2))
+    assert np.array_equal(first, again) and np.shape(first) == (2, 2, 5) and len(made) == 1
+    ppo_long.kept_draws(job, 2, 6, tmp_path / "new")
+    ppo_long.kept_draws(job, 3, 5, tmp_path / "new")
+    job.test = ["x", "w", "z"]
+    ppo_long.kept_draws(job, 2, 5, tmp_path / "new")
+    job.made_of = "b"
+    ppo_long.kept_draws(job, 2, 5, tmp_path / "new")
+    ppo_long.kept_draws(job, 2, 5, None)
+    assert made[1:] == [("a", ["x", "y"], 6), ("a", ["x", "y", "z"], 5), ("a", ["x", "w"], 5),
+                        ("b", ["x", "w"], 5), ("b", ["x", "w"], 5)]
+
+
 def test_draws_for_best_of_n_keep_their_prompt(monkeypatch):
     """Each draw's score is its prompt's number, so best-of-n gains nothing over their mean."""
     job = type("Job", (), {})()
