@@ -28,7 +28,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias")
 BLOCKED = -3e4  # added to the score of a later token; bfloat16 and float16 can hold it
 REPLACED = ("sdpa", "eager")  # the attentions of transformers that "packed" computes the same as
-SHORT = 256  # tokens; up to here a CPU is faster with all scores at once than with them in blocks
+SHORT = 160  # tokens; beyond some 180 a CPU was faster with scores in blocks than all at once
 
 
 class Layout:

@@ -41,7 +41,7 @@ def packed_logits(model, rows, groups):
                      use_cache=False, layout=layout).logits[0]
 
 
-@pytest.fixture(params=[0, 5, 256], ids=lambda length: f"plain up to {length} tokens")
+@pytest.fixture(params=[0, 5, 160], ids=lambda length: f"plain up to {length} tokens")
 def short(request, monkeypatch):
     """On a CPU attention goes one way for short sequences and another for long ones."""
     monkeypatch.setattr("helpers.packing.SHORT", request.param)
