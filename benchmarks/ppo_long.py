@@ -137,8 +137,7 @@ def main() -> int:
     arguments = parser.parse_args()
     overrides = SETTINGS | parse_assignments(arguments.set)
     job = Job(overrides, arguments.prompts, arguments.best_prompts)
-    scores, gold = kept_draws(
-        job, arguments.best_prompts, arguments.samples, arguments.draws)
+    scores, gold = kept_draws(job, arguments.best_prompts, arguments.samples, arguments.draws)
     best = ppo_frontier.best_of(scores, gold)
     print(f"before: {job.before}; best of {best[-1]['n']} gains {best[-1]['reward_gain']:.2f} at "
           f"{best[-1]['kl']:.2f} nats", flush=True)
