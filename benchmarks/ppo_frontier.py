@@ -74,15 +74,16 @@ def moments(updates: int, points: int) -> set[int]:
     return set(np.linspace(0, updates, points + 1).round().astype(int).tolist()) - {0}
 
 
-def run_ours(job: Job, seed: int, points: int) -> list[dict]:
-    """One run of the course's trainer."""
+def run_ours(job: Job, seed: int, points: int, **changes) -> list[dict]:
+    """One run of the course's trainer; `changes` are to fields of its `PPOConfig`."""
     settings = course.start("embedded", job.overrides, seed)
-    config = trl_adapter.our_config(settings)
+    config = trl_adapter.our_config(settings, **changes)
     rows, due = [], moments(config.updates, points)
 
     def watch(trainer, row):
         if row["step"] in due:
-            rows.append({"episodes": row["episodes"], **job.measure(trainer.policy)})
+            rows.append({"episodes": row["episodes"], "kl_coef": round(row["kl_coef"], 4),
+                         **job.measure(trainer.policy)})
 
     trainer = ppo_trainer.PPO(
         copy.deepcopy(job.policy), job.reference, job.reward_fn, job.tokenizer, config,

@@ -1,12 +1,17 @@
 """Notebook 06's task with as many episodes as PPO wants, against best-of-n at the same KL.
 
     python benchmarks/ppo_long.py [--seeds 1] [--best-prompts 128] [--samples 8192]
-                                  [--draws FOLDER] [--set …]
+                                  [--draws FOLDER] [--set …] [--ours …]
 
-The notebook gives each trainer some 1,500 episodes. Here our trainer gets sixty times as many in
-larger batches, all else by the profile, and is measured on held-out prompts on the way. Best-of-n
-comes from `--samples` draws for each of a part of the prompts, so that it reaches 8 nats. On
-exactly these prompts the policy is measured a second time (`same_…`), with more responses to
+The notebook gives each trainer some 1,500 episodes. Here our trainer gets nearly eighty times as
+many in larger batches, and is measured on held-out prompts on the way. Its KL coefficient adapts
+(Ziegler et al. 2019, arXiv 1909.08593), which TRL's does not: `--ours` sets fields of `PPOConfig`,
+`--set` those of the profile, which gives all the rest. The first batches move a policy fast and in
+ways it does not easily leave, so the coefficient starts high; then it falls as far as the target,
+just below 8 nats, allows.
+
+Best-of-n comes from `--samples` draws for each of a part of the prompts, so that it reaches 8 nats.
+On exactly these prompts the policy is measured a second time (`same_…`), with more responses to
 each: what can be gained differs between prompts by more than what is to be told apart here.
 `share_of_best_of_n` is the policy's gain there over that of best-of-n at the policy's own KL, null
 where the draws do not reach, with a 95 % interval over those prompts (bootstrap) for the last
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import dataclasses
 import hashlib
 import math
 import os
@@ -31,14 +37,17 @@ import _store
 import numpy as np
 import ppo_frontier
 
-from helpers import evaluation, trl_adapter
+from helpers import course, evaluation, trl_adapter
 from helpers.course.runner import parse_assignments
+from helpers.errors import UserError
+from helpers.ppo_trainer import PPOConfig
 from helpers.sentiment import gold_sentiment
 
 SETTINGS = {
-    "ppo_trl.total_episodes": 92160, "ppo_trl.batch_size": 512, "ppo_trl.mini_batches": 8,
-    "ppo_trl.learning_rate": 4e-4, "ppo_trl.kl_coef": 0.1,
+    "ppo_trl.total_episodes": 119808, "ppo_trl.batch_size": 1024, "ppo_trl.mini_batches": 8,
+    "ppo_trl.learning_rate": 4e-4, "ppo_trl.kl_coef": 0.2,
 }
+OURS = {"kl_target": 7.7, "kl_horizon": 3000}
 SAME_REPEATS = 16  # responses to each prompt of best-of-n
 
 
@@ -134,8 +143,17 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--draws", type=Path, metavar="FOLDER", help="keep best-of-n's draws here")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--ours", nargs="*", default=[], metavar="FIELD=VALUE")
     arguments = parser.parse_args()
-    overrides = SETTINGS | parse_assignments(arguments.set)
+    try:  # what is wrong shows here, not after the draws
+        overrides = SETTINGS | parse_assignments(arguments.set)
+        changes = OURS | parse_assignments(arguments.ours, "--ours")
+        if unknown := changes.keys() - {field.name for field in dataclasses.fields(PPOConfig)}:
+            raise UserError(f"--ours: PPOConfig (helpers/ppo_trainer.py) has no field "
+                            f"{min(unknown)!r}.")
+        trl_adapter.our_config(course.start("embedded", overrides, 0), **changes)
+    except UserError as error:
+        parser.error(str(error))
     job = Job(overrides, arguments.prompts, arguments.best_prompts)
     scores, gold = kept_draws(job, arguments.best_prompts, arguments.samples, arguments.draws)
     best = ppo_frontier.best_of(scores, gold)
@@ -144,7 +162,7 @@ def main() -> int:
     rows, intervals = [], {}
     for seed in range(arguments.seeds):
         start = time.perf_counter()
-        for row in ppo_frontier.run_ours(job, seed, arguments.points):
+        for row in ppo_frontier.run_ours(job, seed, arguments.points, **changes):
             row = {"trainer": "ours", "seed": seed, **row, **job.gains(row)} | {
                 f"same_{key}_gain": round(row[f"same_{key}"] - best[0][key], 4)
                 for key in ("reward", "gold")}
@@ -159,7 +177,7 @@ def main() -> int:
     last = [row for row in rows if row["episodes"] == rows[-1]["episodes"]]
     print("stored:", _store.save(
         "ppo_long", rows + best, made_of=job.made_of, before=job.before, overrides=overrides,
-        best_prompts=arguments.best_prompts, share_intervals=intervals,
+        changes=changes, best_prompts=arguments.best_prompts, share_intervals=intervals,
         ratio={f"seed {row['seed']}": row["share_of_best_of_n"] for row in last}).name)
     return 0
 

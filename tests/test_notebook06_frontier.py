@@ -78,6 +78,48 @@ def test_the_share_has_an_interval_over_prompts():
         assert ppo_long.share_interval(half, kl, scores) is None
 
 
+def test_our_run_takes_changes_and_is_measured_on_the_way(monkeypatch):
+    seen = []
+
+    class Trainer:
+        def __init__(self, policy, reference, reward_fn, tokenizer, config, value_model, callbacks):
+            self.policy, self.config, self.callbacks = policy, config, callbacks
+            seen.append(config)
+
+        def train(self, prompts):
+            for step in range(1, self.config.updates + 1):
+                for callback in self.callbacks:
+                    callback(self, {"step": step, "episodes": 32 * step, "kl_coef": 1 / step})
+
+    monkeypatch.setattr(frontier.ppo_trainer, "PPO", Trainer)
+    monkeypatch.setattr(frontier.trl_adapter, "new_value_model", lambda *_: None)
+    job = type("Job", (), {"measure": lambda self, policy: {"policy": policy}})()
+    job.policy, job.reference, job.reward_fn, job.train = {}, None, None, []
+    job.tokenizer = type("Tokenizer", (), {"pad_token_id": 1})()
+    job.overrides = {"ppo_trl.total_episodes": 128, "ppo_trl.batch_size": 32,
+                     "ppo_trl.kl_coef": 0.3}
+    rows = frontier.run_ours(job, 5, 2, kl_target=7.0, kl_horizon=300)
+    assert [(r["episodes"], r["kl_coef"]) for r in rows] == [(64, 0.5), (128, 0.25)]
+    assert rows[0]["policy"] == {} and rows[0]["policy"] is not job.policy  # trains a copy
+    config = seen[0]
+    assert (config.kl_target, config.kl_horizon, config.kl_coef) == (7.0, 300, 0.3)
+    assert (config.updates, config.seed) == (4, 5)
+    frontier.run_ours(job, 5, 2)
+    assert seen[1].kl_target is None  # as in TRL's trainer, unless asked for
+
+
+@pytest.mark.parametrize("given, told", [
+    ("kl_targt=7", "no field 'kl_targt'"), ("kl_target", "not of the form key=value"),
+    ("kl_target=-1", "kl_target is -1; it must be positive"),
+])
+def test_a_bad_change_ends_the_long_run_before_it_draws(monkeypatch, capsys, given, told):
+    monkeypatch.setattr(ppo_long, "Job", lambda *_: pytest.fail("it began"))
+    monkeypatch.setattr(sys, "argv", ["ppo_long.py", "--ours", given])
+    with pytest.raises(SystemExit) as stop:
+        ppo_long.main()
+    assert stop.value.code == 2 and told in capsys.readouterr().err
+
+
 def test_draws_are_kept_for_the_same_models_prompts_and_number_only(monkeypatch, tmp_path):
     job, made = type("Job", (), {"made_of": "a", "test": ["x", "y", "z"]})(), []
 
