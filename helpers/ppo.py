@@ -173,7 +173,7 @@ def policy_loss(
     mask: torch.Tensor,
     clip_range: float = 0.2,
 ) -> torch.Tensor:
-    """Clipped surrogate, to be minimised: the mean over real tokens of max(-A·r, -A·clip(r))."""
+    """Clipped surrogate, to be minimised: the mean over real tokens of max(-A·ρ, -A·clip(ρ))."""
     difference = torch.where(mask.bool(), logprobs - old_logprobs, logprobs.new_zeros(()))
     ratio = difference.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
