@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 
-.PHONY: setup course test regress bench data sync lab lint doctor
+.PHONY: setup course test test-slow regress bench data sync lab lint doctor
 
 setup:
 	$(PYTHON) -m helpers setup
@@ -12,6 +12,9 @@ course:
 
 test:
 	$(PYTHON) -m helpers test
+
+test-slow:
+	$(PYTHON) -m helpers test-slow
 
 regress:
 	$(PYTHON) -m helpers regress

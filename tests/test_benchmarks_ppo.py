@@ -2,7 +2,6 @@
 
 import multiprocessing
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,11 @@ def test_a_ratio_is_taken_within_a_round_and_its_median_stands():
     assert found["ours, value head on trunk"]["ratio"] == 4.5
 
 
-def test_a_turn_leaves_out_the_first_update_and_the_waiting():
+def test_a_turn_leaves_out_the_first_update_and_the_waiting(monkeypatch):
+    clock = {"wall": 100.0, "cpu": 10.0}
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(bench.time, "process_time", lambda: clock["cpu"])
+
     class Line:
         def __init__(self):
             self.sent = []
@@ -33,15 +36,14 @@ def test_a_turn_leaves_out_the_first_update_and_the_waiting():
             self.sent.append(row)
 
         def recv(self):
-            time.sleep(0.3)  # another trainer's turn
+            clock["wall"] += 30.0  # another trainer's turn
 
     turn = bench.Turn(Line())
     turn({"response_length": 1})
-    time.sleep(0.05)
+    clock["wall"] += 2.0
+    clock["cpu"] += 3.0
     turn({"response_length": 2})
-    first, second = turn.line.sent
-    assert first == {} and second["response_length"] == 2
-    assert 0.05 <= second["seconds"] < 0.3 and second["cpu_seconds"] < 0.05
+    assert turn.line.sent == [{}, {"seconds": 2.0, "cpu_seconds": 3.0, "response_length": 2}]
 
 
 def test_a_trainer_that_stops_is_named():

@@ -38,6 +38,7 @@ def test_backbones_named_replace_their_rows_and_the_others_stay(tmp_path, monkey
     assert stored["ratio"] == {"gpt2-0.2m": 0.875}
 
 
+@pytest.mark.slow
 def test_memory_of_adapters_is_measured_in_processes_of_their_own():
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "adapter_memory.py"), "--trial", "--layers", "2",

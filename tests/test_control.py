@@ -10,6 +10,7 @@ from helpers.errors import UserError
 gym = pytest.importorskip("gymnasium")
 
 
+@pytest.mark.slow
 def test_short_runs_learn_to_balance_far_better_than_chance():
     """The median of three seeds: one short run ends high or low by the last bits of its numbers."""
     config = control.ControlConfig.for_environment("CartPole-v1", total_steps=40_960)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,43 @@ def test_options_for_pytest_and_the_builder_are_handed_on():
     assert cli.parse(["data", "--seed", "3"]).rest == ["--seed", "3"]
     with pytest.raises(UserError, match="unrecognised arguments --sed 3"):
         cli.parse(["run", "--sed", "3"])
+
+
+def test_the_fast_and_the_slow_tests_are_two_commands(tmp_path, capfd):
+    from helpers.course import cli
+
+    (tmp_path / "test_two.py").write_text(
+        "import pytest\n\ndef test_fast():\n    pass\n\n"
+        "@pytest.mark.slow\ndef test_slow():\n    pass\n")
+    for name, seen in (("test", "test_fast"), ("test-slow", "test_slow")):
+        arguments = cli.parse([name, "-v", "-p", "no:cacheprovider", str(tmp_path)])
+        assert cli.run(arguments) == 0
+        printed = capfd.readouterr().out
+        assert f"{seen} PASSED" in printed and "1 passed, 1 deselected" in printed
+
+
+def test_what_hangs_is_ended_with_all_it_has_started(tmp_path, monkeypatch, capfd):
+    import psutil
+
+    from helpers.course import cli
+
+    (tmp_path / "test_hang.py").write_text(
+        "import pathlib, subprocess, sys\n\ndef test_never_ends():\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1e6)'])\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "    child.wait()\n")
+
+    class Limit(float):
+        """Minutes that are over as soon as the test has started its child."""
+
+        def __rmul__(self, other):
+            while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+                time.sleep(0.01)
+            return 0.0
+
+    monkeypatch.setattr(cli, "TEST_MINUTES", Limit(1))
+    assert cli.run(cli.parse(["test", "-p", "no:cacheprovider", str(tmp_path)])) == 1
+    assert "one of them hangs" in capfd.readouterr().err
+    left = [p for p in psutil.process_iter(["pid", "status"])
+            if p.info["pid"] == int((tmp_path / "pid").read_text())]
+    assert all(p.info["status"] == psutil.STATUS_ZOMBIE for p in left)  # ended, maybe not reaped

@@ -149,18 +149,19 @@ with open(f"{path}.{name}.acks", "w") as acks:
 
 def write_from_eight_processes(folder, count, kill_after):
     path = folder / "shared.jsonl"
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(path), f"w{n}", str(count)],
+    chosen = random.Random().randrange(8)
+    endless = 10**9  # the victim is at work when it is killed, however slow this process is
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(path), f"w{n}",
+                                 str(endless if n == chosen else count)],
                                 cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
                for n in range(8)]
-    victim = workers[random.Random().randrange(8)]
-    acks_of_victim = Path(f"{path}.w{workers.index(victim)}.acks")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (
+    victim, acks_of_victim = workers[chosen], Path(f"{path}.w{chosen}.acks")
+    while victim.poll() is None and (
             not acks_of_victim.exists() or acks_of_victim.read_text().count("\n") < kill_after):
         time.sleep(0.001)
     os.kill(victim.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-    codes = [worker.wait(timeout=120) for worker in workers]
-    assert sum(code != 0 for code in codes) == 1
+    codes = [worker.wait() for worker in workers]
+    assert [n for n, code in enumerate(codes) if code != 0] == [chosen]
     acknowledged = [line for n in range(8)
                     for line in Path(f"{path}.w{n}.acks").read_text().split("\n")[:-1]]
     with warnings.catch_warnings():
@@ -169,7 +170,7 @@ def write_from_eight_processes(folder, count, kill_after):
     assert len(stored) == len(set(stored))
     assert set(acknowledged) <= set(stored)
     assert len(set(stored) - set(acknowledged)) <= 1  # written, killed before it could be told
-    assert 7 * count + kill_after <= len(acknowledged) < 8 * count
+    assert len(acknowledged) >= 7 * count + kill_after
     return len(acknowledged)
 
 

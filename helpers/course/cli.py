@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from helpers.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TEST_MINUTES = 120  # several times what the slowest machine has needed for all tests
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,8 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--out", metavar="DIR", help="write runs/ and artifacts/ there")
 
-    test = command("test", "run the tests (not the notebooks)")
-    test.epilog = "Other arguments are handed to pytest."
+    for name, text in (
+            ("test", "run the tests (not the notebooks)"),
+            ("test-slow", "run the tests that make the world anew or train for minutes")):
+        command(name, text).epilog = "Other arguments are handed to pytest."
     regress = command("regress", "run the notebooks again and compare their outputs (nbval)")
     regress.add_argument("--notebooks", metavar="NN,NN")
     bench = command("bench", "run the benchmarks and write benchmarks/results/")
@@ -68,13 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the command line; what `test` and `data` do not know themselves is kept as `rest`.
+    """Read the command line; what tests and `data` do not know themselves is kept as `rest`.
 
     Raises:
         UserError: an unknown command, option or value.
     """
     arguments, arguments.rest = build_parser().parse_known_args(argv)
-    if arguments.rest and arguments.command not in ("test", "data"):
+    if arguments.rest and arguments.command not in ("test", "test-slow", "data"):
         raise UserError(f"unrecognised arguments {' '.join(arguments.rest)}; "
                         f"`python -m helpers {arguments.command} --help` lists what there is.")
     return arguments
@@ -82,7 +87,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out a parsed command in the present environment and return its exit status."""
-    return globals()[f"_{arguments.command}"](arguments)
+    return globals()["_" + arguments.command.replace("-", "_")](arguments)
 
 
 def _run(arguments) -> int:
@@ -106,7 +111,32 @@ def _runner(arguments, phase, numbers, enforce) -> int:
 
 
 def _test(arguments) -> int:
-    return _python("-m", "pytest", *arguments.rest)
+    return _pytest("not slow", arguments.rest)
+
+
+def _test_slow(arguments) -> int:
+    return _pytest("slow", arguments.rest)
+
+
+def _pytest(marked: str, rest: list[str]) -> int:
+    """Run pytest on the tests so marked; one limit for all of it ends what hangs."""
+    process = subprocess.Popen(**_call("-m", "pytest", "-m", marked, *rest))
+    try:
+        return process.wait(60 * TEST_MINUTES)
+    except subprocess.TimeoutExpired:
+        import psutil
+
+        top = psutil.Process(process.pid)
+        for one in (*top.children(recursive=True), top):
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        process.wait()
+        print(f"\nThe tests were ended after {TEST_MINUTES} minutes: one of them hangs, and stands "
+              "above with the place where it does.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        process.wait()
+        raise
 
 
 def _regress(arguments) -> int:
@@ -166,9 +196,14 @@ def _refresh(arguments) -> int:
 
 
 def _python(*arguments: str) -> int:
+    return subprocess.run(**_call(*arguments)).returncode
+
+
+def _call(*arguments: str) -> dict[str, Any]:
+    """What `subprocess` needs to run this Python on the course from its root."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode
+    return {"args": [sys.executable, *arguments], "cwd": ROOT,
+            "env": {**os.environ, "PYTHONPATH": path}}
 
 
 def _setup(arguments) -> int:

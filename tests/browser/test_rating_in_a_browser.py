@@ -31,6 +31,8 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {' and '.join(MISSING)}"),
 ]
 
+PATIENCE = 600  # seconds: no machine needs them, only what will never come does
+
 NASTY = ('<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 2"> '
          "**not bold** [link](javascript:window.hacked=3) <b>not bold either</b> "
          "$\\frac{1}{2}$ \\(x^2\\) $$\\sum_i$$ &lt;kept&gt;")
@@ -85,41 +87,42 @@ def lab(tmp_path_factory):
          f"--ServerApp.root_dir={folder}"],
         env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/status?token={token}"), 120,
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/status?token={token}"),
                  lambda: (folder / "lab.log").read_text()[-2000:])
         yield f"http://127.0.0.1:{port}/lab/tree/rate.ipynb?token={token}", folder
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait()
         log.close()
 
 
 def answers(url):
     try:
-        return urllib.request.urlopen(url, timeout=2).status == 200
+        return urllib.request.urlopen(url, timeout=PATIENCE).status == 200
     except OSError:
         return False
 
 
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, what):
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError(f"waited {seconds} s in vain: {what()}")
+    raise AssertionError(f"waited {PATIENCE} s in vain: {what()}")
 
 
 @pytest.fixture(scope="module")
 def page(lab):
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[
             "--no-sandbox", "--disable-background-networking", "--disable-component-update",
             "--disable-sync"])
         page = browser.new_page(viewport={"width": 1200, "height": 1500})
-        page.set_default_timeout(40_000)
+        page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
         page.on("dialog", lambda dialog: dialog.accept())
         yield page
         ARTEFACTS.mkdir(exist_ok=True)
@@ -155,7 +158,7 @@ def toggle(page, dimension, value):
 def shows(page, description, start):
     from playwright.sync_api import expect
 
-    expect(area(page, description)).to_have_value(f"{start}: {NASTY}", timeout=30_000)
+    expect(area(page, description)).to_have_value(f"{start}: {NASTY}")
 
 
 def test_rating_by_mouse_and_keyboard_with_a_reload_between(lab, page):
@@ -225,12 +228,12 @@ def story(lab, page):
     shown = area(page, "A").input_value(), area(page, "B").input_value()
     page.get_by_role("button", name="A is better (a)").click()
     page.locator(".widget-textarea").filter(has_text="Prompt").nth(1).wait_for()
-    wait_for(lambda: len(store.rows()) == 3, 30, lambda: "the choice of A is not in the store")
+    wait_for(lambda: len(store.rows()) == 3, lambda: "the choice of A is not in the store")
     row = store.rows()[2]
     assert (row["response_a"], row["response_b"], row["preference"]) == (*shown, "a")
     page.get_by_placeholder("a, b, t, s, u").focus()
     page.keyboard.type("t")
-    wait_for(lambda: len(store.rows()) == 4, 30, lambda: "the tie is not in the store")
+    wait_for(lambda: len(store.rows()) == 4, lambda: "the tie is not in the store")
     assert store.rows()[3]["preference"] == "tie"
 
     assert page.evaluate("window.hacked") is None

@@ -56,7 +56,7 @@ def run(hub, tmp_path, code, **sources):
     script = ("from helpers import data\nfrom helpers.profiles import load_profile\n"
               f"settings = load_profile('embedded', {sources!r})\n{code}")
     return subprocess.run([sys.executable, "-c", script], env=environment, text=True,
-                          capture_output=True, timeout=120, cwd=tmp_path)
+                          capture_output=True, cwd=tmp_path)
 
 
 def test_a_model_id_is_loaded_from_the_hub(hub, tmp_path):
