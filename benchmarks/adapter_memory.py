@@ -32,7 +32,8 @@ from _alone import measure_alone
 
 from helpers import models, reward
 from helpers.course.execute import Memory, tree_memory
-from helpers.profiles import ROOT, load_profile
+from helpers.paths import ROOT
+from helpers.profiles import load_profile
 
 LORA = {"models.lora": True, "models.lora_r": 16, "models.lora_alpha": 32}
 ARMS = {"full": {}, "LoRA, r = 16": LORA, "QLoRA, r = 16": LORA | {"models.quantise": "nf4"}}

@@ -25,7 +25,7 @@ import reward_curves
 import torch
 
 from helpers import data, models, sft
-from helpers.course import notebook
+from helpers.course import session
 from helpers.evaluation import bits_per_byte
 from helpers.profiles import load_profile
 
@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(FOLDERS), choices=list(FOLDERS))
     arguments = parser.parse_args()
-    notebook._quiet()
+    session.quiet()
     settings = load_profile("embedded")
     torch.set_num_threads(settings.threads)
     stored = _store.load("backbones") or {"rows": []}

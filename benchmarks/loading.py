@@ -22,7 +22,8 @@ import _store
 
 from helpers import data
 from helpers.models import base_source
-from helpers.profiles import ROOT, load_profile
+from helpers.paths import ROOT
+from helpers.profiles import load_profile
 
 GOAL = 5.0  # seconds, loading and tokenising together, on two cores
 

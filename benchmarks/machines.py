@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import _store
 
-from helpers.course import bounds
+from helpers.course import expected
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,7 +91,7 @@ def run_course(variables: dict[str, str], settings: dict[str, int], out: Path) -
         return {"failed": [f"the course ended with {done.returncode}"]}
     ran = json.loads(path.read_text(encoding="utf-8"))["notebooks"]
     failed = [f"{name} did not run" for name, row in ran.items() if row["status"] != "ok"]
-    judged = {name: bounds.judge(name, row["metrics"]) for name, row in ran.items()}
+    judged = {name: expected.judge(name, row["metrics"]) for name, row in ran.items()}
     failed += [f"{name}: {b['bound']} ({b['detail']})" for name, rows in judged.items()
                for b in rows if not b["ok"] and not b["goal"]]
     return {"failed": failed, "bounds": judged,

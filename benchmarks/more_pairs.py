@@ -26,7 +26,7 @@ import torch
 
 from data import build
 from helpers import data, models, reward, world
-from helpers.course import notebook
+from helpers.course import session
 from helpers.profiles import load_profile
 
 SEED = 11  # of the fresh pairs
@@ -78,7 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", type=int, default=16000)
     arguments = parser.parse_args()
-    notebook._quiet()
+    session.quiet()
     settings = load_profile("embedded")
     torch.set_num_threads(settings.threads)
     bench = reward_curves.Bench(settings.threads, settings.reward.eval_pairs)

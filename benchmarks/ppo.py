@@ -40,6 +40,7 @@ import torch
 from torch.utils.mkldnn import to_mkldnn
 
 from helpers import course, data, models, ppo_trainer, reward, trl_adapter
+from helpers.engine import place
 from helpers.profiles import load_profile
 
 BATCH, EPOCHS, PROMPT_TOKENS = 64, 4, 32
@@ -192,7 +193,7 @@ def run_trl(job: Job, updates: int, turn: Turn) -> None:
     value_model = trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id)
     if job.precision == "bfloat16":  # fused attention is slow in it, and ours has none there
         for model in (policy, value_model):
-            models.plain_attention(model)
+            place.plain_attention(model)
     trained_in = set()
 
     def note(module, inputs, output):

@@ -27,9 +27,18 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import _store
 import numpy as np
 
-from helpers import course, data, evaluation, generation, models, ppo_trainer, trl_adapter
+from helpers import (
+    course,
+    data,
+    evaluation,
+    generation,
+    models,
+    ppo_trainer,
+    reward,
+    trl_adapter,
+)
 from helpers.course.runner import parse_assignments
-from helpers.sentiment import gold_sentiment
+from helpers.world import gold_sentiment
 
 TRAINERS = ("TRL", "ours")
 
@@ -44,21 +53,21 @@ class Job:
         models.disable_dropout(self.policy).float().eval()
         self.reference = models.freeze(copy.deepcopy(self.policy))
         classifier, words = models.load_classifier(self.settings)
-        self.made_of = trl_adapter.task_hash(self.reference, classifier, self.task)
-        self.reward_fn = trl_adapter.chosen_reward(self.settings, models.freeze(classifier), words)
+        self.made_of = evaluation.task_hash(self.reference, classifier, self.task)
+        self.reward_fn = reward.chosen_reward(self.settings, models.freeze(classifier), words)
         self.train = self._prompts("train", self.task.total_episodes, 0)
         self.test = self._prompts("test", prompts, 1)
         self.before = self.measure(self.reference)
 
     def _prompts(self, split: str, count: int, seed: int) -> list[str]:
         reviews = [row["text"] for row in data.load_reviews(self.settings, split)]
-        return trl_adapter.cut_prompts(
+        return data.cut_prompts(
             reviews, self.tokenizer, count, self.task.prompt_tokens_min,
             self.task.prompt_tokens_max, seed=seed)
 
     def measure(self, policy) -> dict:
         """Means over the held-out prompts; the same random numbers each time."""
-        m = trl_adapter.measure(policy, self.reference, self.tokenizer, self.test, self.reward_fn,
+        m = evaluation.measure(policy, self.reference, self.tokenizer, self.test, self.reward_fn,
                                 self.task, gold_sentiment, self.repeats)
         row = {"reward": m["scores"].mean(), "gold": m["gold"].mean(), "kl": m["kl"].mean(),
                "entropy": m["entropy"], "distinct": evaluation.distinct_share(m["texts"])}
@@ -138,7 +147,7 @@ def draw(job: Job, prompts: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 def best_of(scores: np.ndarray, gold: np.ndarray) -> list[dict]:
     """Best-of-n from the draws for some prompts, as gains over their mean."""
-    curve = trl_adapter.best_of_curve(scores, gold)
+    curve = evaluation.best_of_curve(scores, gold)
     return [{"trainer": "best of n", "n": int(n), "kl": round(float(kl), 4),
              "reward": round(float(reward), 4), "gold": round(float(value), 4),
              "reward_gain": round(reward - curve["reward"][0], 4),

@@ -41,7 +41,7 @@ from helpers import course, evaluation, trl_adapter
 from helpers.course.runner import parse_assignments
 from helpers.errors import UserError
 from helpers.ppo_trainer import PPOConfig
-from helpers.sentiment import gold_sentiment
+from helpers.world import gold_sentiment
 
 SETTINGS = {
     "ppo_trl.total_episodes": 119808, "ppo_trl.batch_size": 1024, "ppo_trl.mini_batches": 8,
@@ -62,7 +62,7 @@ class Job(ppo_frontier.Job):
         """As the frontier does, and on those prompts `same_reward`, `same_gold`, `same_kl` (means),
         `same_reward_low` (5 % quantile), `same_reward_median`, and the `lowest` responses; the
         mean reward of each prompt stays in `same_rewards`."""
-        m = trl_adapter.measure(
+        m = evaluation.measure(
             policy, self.reference, self.tokenizer, self.test[: self.same_prompts],
             self.reward_fn, self.task, gold_sentiment, SAME_REPEATS, seed=7)
         self.same_rewards = m["scores"].mean(1)
@@ -105,7 +105,7 @@ def shares(row: dict, best: list[dict]) -> dict:
     found, kl = {}, [point["kl"] for point in best]
     for name, key in (("share_of_best_of_n", "reward_gain"), ("gold_share", "gold_gain")):
         curve = {"kl": kl, "reward": np.array([point[key] for point in best])}
-        share = trl_adapter.share_of_best_of_n(row[f"same_{key}"], row["same_kl"], curve)
+        share = evaluation.share_of_best_of_n(row[f"same_{key}"], row["same_kl"], curve)
         found[name] = None if math.isnan(share) else round(share, 4)
     return found
 

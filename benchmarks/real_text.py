@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import _store
 
-from helpers.course import bounds
+from helpers.course import expected
 
 ROOT = Path(__file__).resolve().parent.parent
 MINUTES = 25
@@ -56,7 +56,7 @@ def goals(rows: list[dict]) -> dict[str, bool]:
     return {
         f"all in {MINUTES} minutes": all(row["status"] == "ok" for row in rows)
         and sum(row["seconds"] for row in rows) <= 60 * MINUTES,
-        **{f"06: {bound}": bounds.check(bound, ppo)[0] for bound in BOUNDS},
+        **{f"06: {bound}": expected.check(bound, ppo)[0] for bound in BOUNDS},
     }
 
 

@@ -28,8 +28,9 @@ import numpy as np
 import torch
 
 from helpers import comparison, data, models, reward
-from helpers.course import notebook
-from helpers.profiles import ROOT, load_profile
+from helpers.course import session
+from helpers.paths import ROOT
+from helpers.profiles import load_profile
 
 SOURCE = ROOT / "data" / "models" / "sampler"
 SIZES = (250, 1000, 4000)  # notebook 04 itself adds the point of all pairs
@@ -297,7 +298,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the pairs, for a trial; "
                         "stores nothing when below 1")
     arguments = parser.parse_args()
-    notebook._quiet()
+    session.quiet()
     torch.set_num_threads(arguments.threads)
     bench = Bench(arguments.threads, arguments.test, arguments.scale)
     for study in arguments.studies:

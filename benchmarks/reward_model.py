@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from helpers import data, models, reward
-from helpers.course import notebook
+from helpers.course import session
 from helpers.profiles import load_profile
 
 BATCH, RATE, LENGTH = 32, 5e-4, 128
@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     settings = load_profile("embedded", {"threads": arguments.threads})
-    notebook._quiet()
+    session.quiet()
     torch.set_num_threads(arguments.threads)
     pairs = data.load_pairs(settings, "train", arguments.pairs)
     test = data.load_pairs(settings, "test", arguments.test)

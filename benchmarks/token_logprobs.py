@@ -28,8 +28,8 @@ from _alone import measure_alone
 
 from helpers import ppo
 from helpers.course.execute import Memory, tree_memory
+from helpers.engine.token_logprobs import chosen_logprobs
 from helpers.profiles import load_profile
-from helpers.token_logprobs import chosen_logprobs
 
 VOCABULARIES = {"embedded": 4096, "GPT-2": 50257}
 

@@ -116,8 +116,8 @@ def stream(kind: str, seed: int) -> int:
 
 def write_texts(out: Path, split: str, seed: int, scale: float) -> None:
     """Reviews, dialogues and demonstrations of one split."""
-    from data.generator.dialogues import make_demonstrations, make_dialogues
-    from data.generator.reviews import make_reviews
+    from helpers.world.write_dialogues import make_demonstrations, make_dialogues
+    from helpers.world.write_reviews import make_reviews
 
     def size(kind: str) -> int:
         rows = SIZES[kind].get(split, 0)
@@ -164,8 +164,8 @@ def write_floor(out: Path, seed: int, scale: float) -> None:
     Which message belongs to which split is decided by a hash of its text. Nobody can learn that, so
     the log-probability is that of the generator before its messages are dealt out.
     """
-    from data.generator.dialogues import make_dialogues, split_logprob
-    from data.generator.reviews import make_reviews
+    from helpers.world.write_dialogues import make_dialogues, split_logprob
+    from helpers.world.write_reviews import make_reviews
 
     count = max(10, int(FLOOR_ROWS * scale))
     drawn = make_dialogues(4 * count, stream("dialogues", seed) + 60, "test")
@@ -244,7 +244,7 @@ def responses_elsewhere(folder: Path, split: str) -> set[str]:
 
 def written_pairs(count: int, seed: int, split: str, taken: set[str]) -> list[dict[str, Any]]:
     """Up to `count` pairs of answers that the generator wrote, none of them `taken`."""
-    from data.generator.dialogues import make_pairs
+    from helpers.world.write_dialogues import make_pairs
 
     return [{"messages": p["prompt"], "a": p["response_a"], "b": p["response_b"],
              "topic": p["topic"], "source": "generator"}
@@ -257,10 +257,10 @@ def sampled_pairs(count: int, seed: int, split: str, sampler: Path,
     """Two different samples of the fine-tuned model to one prompt, none of them `taken`."""
     import torch
 
-    from data.generator.dialogues import make_pairs
     from helpers.data import render_prompt
     from helpers.generation import sample
     from helpers.models import load_causal
+    from helpers.world.write_dialogues import make_pairs
 
     settings = load_profile("embedded")
     torch.set_num_threads(settings.threads)
@@ -393,8 +393,8 @@ def make_zoo(out: Path, seed: int, scale: float, names: Sequence[str] = tuple(ZO
 
 def corpus(seed: int, split: str, share: float) -> list[str]:
     """What a base model reads: reviews, and questions with answers, in random order."""
-    from data.generator.dialogues import make_dialogues
-    from data.generator.reviews import make_reviews
+    from helpers.world.write_dialogues import make_dialogues
+    from helpers.world.write_reviews import make_reviews
 
     counts = {kind: int(rows * share) for kind, rows in CORPUS.items()}
     texts = [r["text"] for r in

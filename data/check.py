@@ -25,11 +25,15 @@ from statistics import mean, pstdev
 ROOT = Path(__file__).resolve().parent.parent
 sys.path = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "data")]
 
-from data.generator import dialogues, measure, reviews  # noqa: E402
+from data import measure  # noqa: E402
 from helpers import data as loaders  # noqa: E402
 from helpers import world  # noqa: E402
 from helpers.profiles import load_profile  # noqa: E402
-from helpers.sentiment import gold_sentiment  # noqa: E402
+from helpers.world import (  # noqa: E402
+    gold_sentiment,  # noqa: E402
+    write_dialogues,
+    write_reviews,
+)
 
 Judge = Callable[[str, str], float]
 PROMPTS, SAMPLES, UPDATES = 8, 256, 40  # of an attack: asked, to choose from, of PPO
@@ -73,10 +77,11 @@ def variety(part: str, texts: list[str]) -> list[Figure]:
 
 def of_reviews() -> list[Figure]:
     """Variety of the reviews, and what it takes to judge them."""
-    rows = reviews.make_reviews(20_000, 0, "train")
+    rows = write_reviews.make_reviews(20_000, 0, "train")
     sample = [r["text"] for r in rows[:2000]]
-    test = [r for r in reviews.make_reviews(1500, 0, "test") if reviews.is_unambiguous(r)]
-    train = [r for r in rows[:6000] if reviews.is_unambiguous(r)]
+    test = [r for r in write_reviews.make_reviews(1500, 0, "test")
+            if write_reviews.is_unambiguous(r)]
+    train = [r for r in rows[:6000] if write_reviews.is_unambiguous(r)]
     sides = [[r[key] for r in part] for part in (train, test) for key in ("text", "label")]
     words, order = (measure.bag_of_words_accuracy(*sides, ngrams=n) for n in (1, 3))
     agree = [(gold_sentiment(r["text"]) > 0) == bool(r["label"]) for r in test]
@@ -99,9 +104,10 @@ def of_reviews() -> list[Figure]:
 
 def of_dialogues() -> list[Figure]:
     """Variety of the dialogues, and whether damage costs."""
-    rows = dialogues.make_dialogues(20_000, 0, "train")
+    rows = write_dialogues.make_dialogues(20_000, 0, "train")
     texts = [" ".join(m["content"] for m in r["messages"]) for r in rows]
-    sound = [r for r in dialogues.make_clean(900, 21) if r["quality"]["creativity"] >= 1][:500]
+    sound = [r for r in write_dialogues.make_clean(900, 21)
+             if r["quality"]["creativity"] >= 1][:500]
     figures = [
         *variety("dialogues", texts[:2000]),
         Figure("dialogues", "duplicates among 20,000", measure.duplicate_share(texts), None, 0.0),
@@ -212,8 +218,8 @@ def attacks(seed: int = 0) -> list[dict]:
 
     Returns one row per prompt and kind of text: `judge`, `prompt`, `kind`, `gold`, `text`.
     """
+    from helpers.data import cut_prompts
     from helpers.models import load_causal
-    from helpers.trl_adapter import cut_prompts
 
     settings = load_profile("embedded")
     rng = random.Random(seed)

@@ -8,6 +8,6 @@ if sys.version_info < (3, 11):
         % (sys.version_info[0], sys.version_info[1], sys.executable)
     )
 
-from helpers.course import bootstrap
+from helpers.course import cli
 
-sys.exit(bootstrap.main(sys.argv[1:]))
+sys.exit(cli.main(sys.argv[1:]))

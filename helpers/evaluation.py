@@ -7,6 +7,7 @@ response, lengths in tokens or words, shares between 0 and 1.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from helpers.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+    from helpers.engine.kinds import RewardFn
 
 
 def bootstrap_interval(
@@ -330,3 +333,87 @@ def bits_per_byte(
             nats -= float(taken.masked_fill(~real, 0.0).double().sum())
             size += sum(len(tokenizer.decode(r).encode("utf-8")) for r in batch)
     return nats / math.log(2) / max(size, 1)
+
+
+def measure(
+    model: Any, reference: Any, tokenizer: Any, prompts: Sequence[str], reward_fn: RewardFn,
+    task: Any, gold_fn: Callable[[str], float] | None = None, repeats: int = 4, seed: int = 0,
+) -> dict[str, Any]:
+    """What a policy writes to each prompt, what it earns, and how far it is from the reference.
+
+    Args:
+        task: the `ppo_trl:` section (response length and temperature).
+        gold_fn: true worth of a text (prompt and response together), where it is known.
+        repeats: responses per prompt; more of them make the means quieter.
+
+    Returns:
+        `texts` and `rollout` of the first response to each prompt; `scores`, `gold` and `kl`
+        (nats per response, k1), each (prompts, repeats); `entropy` in nats per token.
+    """
+    from helpers import generation
+
+    prompts = list(prompts)
+    rollouts = [
+        generation.sample(model, tokenizer, prompts, task.max_new_tokens, task.temperature,
+                          seed=seed + 1000 * i, batch_size=256)
+        for i in range(repeats)
+    ]
+    columns: dict[str, list] = {"scores": [], "gold": [], "kl": []}
+    nats = tokens = 0.0
+    for r in rollouts:
+        parts = (r.prompt_ids, r.prompt_mask, r.response_ids, r.response_mask, task.temperature)
+        theirs = response_logprobs(reference, *parts)
+        mine, entropy = response_logprobs(model, *parts, with_entropy=True)
+        columns["kl"].append(sequence_kl(mine, theirs, r.response_mask).numpy())
+        columns["scores"].append(np.asarray(reward_fn(prompts, r.texts)))
+        if gold_fn is not None:
+            columns["gold"].append([gold_fn(p + t) for p, t in zip(prompts, r.texts, strict=True)])
+        nats, tokens = nats + float(entropy.sum()), tokens + float(r.response_mask.sum())
+    stacked = {k: np.stack(v, axis=1) for k, v in columns.items() if v}
+    return {"texts": rollouts[0].texts, "rollout": rollouts[0], "entropy": nats / tokens, **stacked}
+
+
+def best_of_curve(
+    scores: np.ndarray, gold: np.ndarray | None = None, steps: int = 40
+) -> dict[str, np.ndarray]:
+    """Best-of-n, chosen by `scores`, for many n up to the N responses that each prompt has.
+
+    Args:
+        scores, gold: (prompts, N), independent responses of the untouched model.
+
+    Returns:
+        `n`, `kl` (nats, at most), `reward` and, with gold, the `gold` of the chosen response.
+    """
+    total = scores.shape[1]
+    ns = np.unique(np.geomspace(1, total, steps).round().astype(int))
+    weights = np.array([best_of_weights(total, int(n)) for n in ns])
+    order = np.argsort(scores, axis=1, kind="stable")
+    out = {"n": ns, "kl": np.array([best_of_n_kl(int(n)) for n in ns]),
+           "reward": weights @ np.take_along_axis(scores, order, axis=1).mean(0)}
+    if gold is not None:
+        out["gold"] = weights @ np.take_along_axis(gold, order, axis=1).mean(0)
+    return out
+
+
+def share_of_best_of_n(gain: float, kl: float, curve: dict[str, np.ndarray]) -> float:
+    """A policy's gain in mean reward over that of best-of-n at the same KL from the same model.
+
+    `curve` is what `best_of_curve` returns. Beyond its last n the last one is compared with, which
+    asks too little of the policy; below n = 1 there is nothing to compare with, and it is NaN.
+    """
+    reached = float(np.interp(kl, curve["kl"], curve["reward"] - curve["reward"][0]))
+    return gain / reached if reached > 0 else float("nan")
+
+
+def task_hash(policy: Any, classifier: Any, task: Any) -> str:
+    """Hash of what draws for best-of-n depend on: both models' weights and the task's settings.
+
+    Stored draws of another model, judge or task are no yardstick for this one.
+    """
+    digest = hashlib.sha256()
+    for model in (policy, classifier):
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    keys = ("reward", "prompt_tokens_min", "prompt_tokens_max", "max_new_tokens", "temperature")
+    digest.update(repr([getattr(task, key) for key in keys]).encode())
+    return digest.hexdigest()[:16]

@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import evaluation, feedback, generation, reward
+from helpers.engine.place import reuse_memory
 from helpers.errors import UserError
-from helpers.models import reuse_memory
 
 _NUMBER = "two three four five six seven eight nine ten eleven twelve dozen hundred thousand"
 PROPERTIES: dict[str, tuple[str, re.Pattern]] = {

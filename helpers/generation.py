@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from helpers.engine.tokens import check_tokenizer, decode, encode_prompts, pad_left, position_ids
 from helpers.errors import UserError
 
 
@@ -60,35 +61,6 @@ def uniform_noise(rows: int, steps: int, seed: int | None = None) -> torch.Tenso
     return torch.rand(rows, steps, generator=generator)
 
 
-def encode_prompts(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each prompt, without special tokens; an empty prompt is an error."""
-    if not prompts:
-        raise UserError("There are no prompts to sample from: pass at least one string.")
-    for row, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt:
-            raise UserError(
-                f"Prompt {row} is {prompt!r}; each prompt must be a string that is not empty."
-            )
-    return tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-
-
-def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad token lists on the left: ids and mask, each (n, longest), int64."""
-    width = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(sequences), width), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        if len(sequence):
-            ids[row, width - len(sequence) :] = torch.as_tensor(sequence)
-            mask[row, width - len(sequence) :] = 1
-    return ids, mask
-
-
-def position_ids(mask: torch.Tensor) -> torch.Tensor:
-    """Positions that count real tokens only: 0 for the first real token of each row. (n, L)"""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
 def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
     """Sample one token per row by inverting the cumulative distribution.
 
@@ -108,19 +80,6 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1)
         tokens = tokens.clamp(max=logits.shape[-1] - 1)
     return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
-
-
-def check_tokenizer(tokenizer) -> None:
-    """Raise when the tokenizer cannot tell padding from the end of a text."""
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            "The tokenizer has no eos_token: responses could never end; set tokenizer.eos_token."
-        )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError(
-            "The tokenizer's pad_token must exist and differ from eos_token, or the end of a "
-            "response would be masked as padding; add one, for example '<|pad|>'."
-        )
 
 
 def sample(
@@ -186,17 +145,6 @@ def sample(
     prompt_ids, prompt_mask = pad_left(encoded, tokenizer.pad_token_id)
     texts = decode(tokenizer, response, mask)
     return Rollout(prompt_ids, prompt_mask, response, mask, logprobs, texts, finished)
-
-
-def decode(tokenizer, response_ids: torch.Tensor, response_mask: torch.Tensor) -> list[str]:
-    """Strings of the real tokens of each row, special tokens removed, white space untouched."""
-    rows = [
-        ids[:length].tolist()
-        for ids, length in zip(response_ids, response_mask.sum(1).tolist(), strict=True)
-    ]
-    return tokenizer.batch_decode(
-        rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
 
 
 def _sample_batch(

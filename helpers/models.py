@@ -1,138 +1,33 @@
-"""Load, save and make the course's models: policy, reference, reward model, classifier.
+"""Load, save and shape the course's models: policy, reference, reward model, classifier.
 
-A model comes from the embedded world, from a folder, from the hub, or from scratch: a byte-level
-BPE tokenizer and a small language model trained on any list of texts.
+A model comes from the embedded world, from a folder, from the hub, or from scratch.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import os
-import time
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
+from helpers import scratch
+from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
+from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
 from helpers.errors import UserError
-from helpers.muon import Muon
-from helpers.profiles import ROOT, Settings
+from helpers.paths import DATA
+from helpers.profiles import Settings
 
-EOS, PAD = "<|endoftext|>", "<|pad|>"
-EMBEDDED = ROOT / "data" / "models"
-
-
-# --- where a computation runs ---------------------------------------------------------------
-
-
-def device(settings: Settings) -> torch.device:
-    """The device the settings ask for; `auto` is the GPU where there is one.
-
-    Raises:
-        UserError: a GPU is asked for and none is there.
-    """
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but PyTorch sees no GPU; set device=cpu, or in Colab "
-                        "choose Runtime > Change runtime type > GPU.")
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)
-
-
-def dtype(settings: Settings) -> torch.dtype:
-    """Type of the weights: `auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
-    if settings.dtype == "auto":
-        good = device(settings).type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if good else torch.float32
-    return getattr(torch, settings.dtype)
-
-
-@cache
-def fast_bfloat16(kind: str = "cpu") -> bool:
-    """Whether bfloat16 matrix products beat float32 on this machine, found out by trying.
-
-    A CPU with bf16 instructions is several times faster with them, one without is slower, so that
-    any threshold between decides the same way each time.
-    """
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported()
-
-    def seconds(kind_of_number: torch.dtype) -> float:
-        a = torch.ones(512, 512, dtype=kind_of_number)
-        a @ a
-        start = time.perf_counter()
-        for _ in range(10):
-            a @ a
-        return time.perf_counter() - start
-
-    return min(seconds(torch.bfloat16) for _ in range(3)) < 0.7 * min(
-        seconds(torch.float32) for _ in range(3))
-
-
-def mixed_precision(settings: Settings) -> bool:
-    """Whether training multiplies in bfloat16: the profile allows it and it is faster here."""
-    return settings.mixed_precision == "auto" and fast_bfloat16(device(settings).type)
-
-
-def inner_model(model: nn.Module) -> nn.Module:
-    """The model itself, or the one that a PEFT model wraps."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def plain_attention(model: nn.Module) -> nn.Module:
-    """On a CPU, compute attention by plain matrix products; elsewhere change nothing.
-
-    PyTorch 2.13's fused attention has no fast bfloat16 there: its backward pass took three times
-    as long as in float32, and ate up what all other layers had gained.
-    """
-    inner = inner_model(model)
-    if next(inner.parameters()).device.type == "cpu" and hasattr(inner, "set_attn_implementation"):
-        inner.set_attn_implementation("eager")
-    return model
-
-
-def without_wrappers(model: nn.Module) -> nn.Module:
-    """Give a model that Trainer has trained its own `forward` back, in place.
-
-    Trainer and TRL leave theirs on the model: it would go on computing in mixed precision, and a
-    second training, which takes it for prepared, would not.
-    """
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-        model.__dict__.pop(name, None)
-    return model
-
-
-@cache
-def reuse_memory() -> bool:
-    """Ask glibc to keep freed memory instead of giving every large tensor back to the system.
-
-    Training on a CPU frees and takes the same tens of megabytes at every step, and a third of the
-    time went into fresh pages. Returns whether it could be set; elsewhere than on Linux it cannot.
-    """
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # noqa: N806, the names of mallopt(3)
-        return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
-    except (OSError, AttributeError):
-        return False
-
-
-# --- loading --------------------------------------------------------------------------------
+EMBEDDED = DATA / "models"
 
 
 def load_base(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -169,22 +64,12 @@ def load_stage(
 
 def load_classifier(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The sentiment classifier (label 1 is positive) with its own tokenizer."""
-    source = settings.models.classifier
-    if source == "embedded" and settings.data.reviews != "embedded":
-        source = "scratch"  # real reviews are judged by a classifier of real reviews
-    if source == "embedded":
-        source = str(EMBEDDED / "classifier")
-    elif source == "scratch":
-        source = _made("classifier", settings)
-    return load_scorer(source, settings)
+    return load_scorer(scratch.require_base("classifier", settings), settings)
 
 
 def base_source(settings: Settings) -> str:
     """Folder or hub id of the base model; from scratch, the folder it is trained into."""
-    source = settings.models.base
-    if source == "embedded":
-        return str(EMBEDDED / "base")
-    return _made("base", settings) if source == "scratch" else source
+    return str(scratch.require_base("base", settings))
 
 
 def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[str, str]:
@@ -208,13 +93,6 @@ def zoo() -> dict[str, dict[str, Any]]:
     stored = {path.parent.name: json.loads(path.read_text(encoding="utf-8"))
               for path in (EMBEDDED / "zoo").glob("*/metrics.json")}
     return dict(sorted(stored.items(), key=lambda item: (item[1]["parameters"], item[0])))
-
-
-def _made(stage: str, settings: Settings) -> str:
-    # The stage's bookkeeping lives above the helpers, so it is looked up only when needed.
-    from helpers.course.stages import require
-
-    return str(require(stage, settings))
 
 
 def load_causal(
@@ -254,7 +132,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     embeddings grow by the new token where needed.
     """
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": PAD})
+        tokenizer.add_special_tokens({"pad_token": scratch.PAD})
         if model is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tokenizer.padding_side = "left"
@@ -339,9 +217,6 @@ class _clear_errors:
                             "folder made by the course or a hub id such as owner/name.") from error
 
 
-# --- small tools ----------------------------------------------------------------------------
-
-
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: `total`, `trainable`, and `embedding` (input table, tied or not)."""
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
@@ -380,289 +255,3 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str
         model = model.half()
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-
-
-# --- training from scratch ------------------------------------------------------------------
-
-
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (as GPT-2's) of at most `vocab_size` tokens from texts.
-
-    Its first two tokens are the end of text and the padding; any text can be encoded, since every
-    byte is a token.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[EOS, PAD], min_frequency=2, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=EOS, bos_token=EOS, pad_token=PAD,
-        padding_side="left", clean_up_tokenization_spaces=False)
-
-
-def scratch_config(tokenizer: PreTrainedTokenizerBase, scratch: Settings) -> Any:
-    """Model configuration of the architecture and size that `models.scratch` names."""
-    common = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.eos_token_id,
-              "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    if scratch.architecture == "llama":
-        return AutoConfig.for_model(
-            "llama", hidden_size=scratch.n_embd, num_hidden_layers=scratch.n_layer,
-            num_attention_heads=scratch.n_head, intermediate_size=scratch.n_embd * 8 // 3,
-            max_position_embeddings=scratch.n_positions, tie_word_embeddings=True, **common)
-    if scratch.architecture == "gpt_neo":
-        return AutoConfig.for_model(
-            "gpt_neo", hidden_size=scratch.n_embd, num_layers=scratch.n_layer,
-            attention_types=[[["global"], scratch.n_layer]], num_heads=scratch.n_head,
-            max_position_embeddings=scratch.n_positions, attention_dropout=0.0,
-            embed_dropout=0.0, resid_dropout=0.0, **common)
-    return AutoConfig.for_model(
-        "gpt2", n_embd=scratch.n_embd, n_layer=scratch.n_layer, n_head=scratch.n_head,
-        n_positions=scratch.n_positions, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
-        activation_function="gelu_pytorch_tanh",  # GPT-2's function in one kernel instead of eight
-        **common)
-
-
-def pack(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> np.ndarray:
-    """All texts as one stream, an end-of-text token after each, cut into rows: (rows, length)."""
-    stream: list[int] = []
-    for start in range(0, len(texts), 1000):
-        for ids in tokenizer(list(texts[start:start + 1000]))["input_ids"]:
-            stream.extend([*ids, tokenizer.eos_token_id])
-    rows = len(stream) // length
-    if not rows:
-        raise UserError(f"the texts hold {len(stream)} tokens, fewer than one row of {length}; "
-                        "give more text or a smaller models.scratch.n_positions.")
-    return np.asarray(stream[:rows * length], dtype=np.int64).reshape(rows, length)
-
-
-def train_from_scratch(
-    texts: Sequence[str], scratch: Settings, seed: int = 0, *, validation: Sequence[str] = (),
-    tokenizer: PreTrainedTokenizerBase | None = None, progress: bool = True,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Train tokenizer and language model on texts; `data/build.py` makes the embedded one with it.
-
-    Args:
-        texts: what to learn from, one document each.
-        scratch: the section `models.scratch` of a profile (sizes, tokens, learning rate).
-        seed: of the weights and the order of rows.
-        validation: held-out documents; their loss is part of the returned metrics.
-        tokenizer: reuse this one instead of training one.
-        progress: show a bar.
-
-    Returns:
-        model (float32), tokenizer, metrics: `tokens`, `seconds`, `curve` of (tokens, loss in
-        nats per token), `val_loss` in nats per token and `bits_per_byte` where held-out text is
-        given.
-    """
-    start = time.perf_counter()
-    if not texts:
-        raise UserError("there is no text to train a language model on.")
-    tokenizer = tokenizer or train_tokenizer(texts, scratch.vocab_size)
-    rows = torch.from_numpy(pack(tokenizer, texts, scratch.n_positions))
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(scratch_config(tokenizer, scratch)).float()
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(kind).train()
-    batch = max(1, scratch.batch_tokens // scratch.n_positions)
-    steps = max(1, round(scratch.tokens / (batch * scratch.n_positions)))
-    curve: list[tuple[int, float]] = []
-    loss_of = _packed_loss
-    if steps > 200:  # compiling takes about as long as a hundred steps save
-        with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(kind)):
-            loss_of = _compiled(loss_of, model, rows[:1].expand(batch, -1).to(kind))
-    for step, loss in _steps(model, _batches(len(rows), batch, steps, seed), scratch.learning_rate,
-                             steps, lambda m, index: loss_of(m, rows[index].to(kind)),
-                             progress, "language model", kind):
-        if step % max(1, steps // 60) == 0 or step == steps - 1:
-            curve.append(((step + 1) * batch * scratch.n_positions, round(loss, 4)))
-    model.to("cpu").eval()
-    metrics: dict[str, Any] = {"tokens": steps * batch * scratch.n_positions, "curve": curve,
-                               "corpus_tokens": rows.numel()}
-    if validation:
-        held_out = torch.from_numpy(pack(tokenizer, validation, scratch.n_positions))
-        with torch.no_grad():
-            losses = [_packed_loss(model, held_out[i:i + 16]).item() * len(held_out[i:i + 16])
-                      for i in range(0, len(held_out), 16)]
-        metrics["val_loss"] = sum(losses) / len(held_out)
-        size = len("".join(tokenizer.batch_decode(held_out)).replace(EOS, "\n").encode())
-        metrics["bits_per_byte"] = metrics["val_loss"] / math.log(2) * held_out.numel() / size
-    metrics["seconds"] = round(time.perf_counter() - start, 1)
-    return model, tokenizer, metrics
-
-
-def train_classifier(
-    reviews: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]], scratch: Settings,
-    seed: int = 0, progress: bool = True,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
-    """A sentiment classifier of DistilBERT's architecture with its own WordPiece tokenizer.
-
-    It is trained on whole reviews and on random stretches of them, since the policies it will
-    judge write a sentence or two, not a page.
-
-    Args:
-        reviews, held_out: rows with `text` and `label`.
-        scratch: the section `models.scratch` (its `classifier_…` keys).
-
-    Returns:
-        model (float32), tokenizer, metrics: `accuracy` on the held-out reviews, `accuracy_low` and
-        `accuracy_high` (95 %, normal approximation), `seconds`.
-    """
-    start = time.perf_counter()
-    tokenizer = _wordpiece([r["text"] for r in reviews], scratch.classifier_vocab_size)
-    limit = scratch.classifier_max_length
-    config = AutoConfig.for_model(
-        "distilbert", vocab_size=len(tokenizer), dim=scratch.classifier_dim,
-        n_layers=scratch.classifier_layers, n_heads=scratch.classifier_heads,
-        hidden_dim=4 * scratch.classifier_dim, max_position_embeddings=limit, dropout=0.1,
-        seq_classif_dropout=0.2, num_labels=2, pad_token_id=tokenizer.pad_token_id,
-        id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1})
-    torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(config).float()
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(kind).train()
-    ids = tokenizer([r["text"] for r in reviews], add_special_tokens=False)["input_ids"]
-    labels = torch.tensor([r["label"] for r in reviews])
-    rng = np.random.default_rng(seed)
-    batch, steps = 32, max(1, scratch.classifier_epochs * len(reviews) // 32)
-
-    def loss_of(net: nn.Module, index: np.ndarray) -> torch.Tensor:
-        crops = [_crop(ids[i], limit - 2, rng) for i in index]
-        inputs = _padded(tokenizer, crops, kind)
-        return net(**inputs, labels=labels[index].to(kind)).loss
-
-    for _ in _steps(model, _batches(len(ids), batch, steps, seed), scratch.classifier_learning_rate,
-                    steps, loss_of, progress, "classifier", kind):
-        pass
-    model.to("cpu").eval()
-    right = classify(model, tokenizer, [r["text"] for r in held_out]) > 0
-    accuracy = float(np.mean(right == np.array([r["label"] for r in held_out])))
-    spread = 1.96 * math.sqrt(accuracy * (1 - accuracy) / len(held_out))
-    return model, tokenizer, {
-        "accuracy": accuracy, "accuracy_low": accuracy - spread, "accuracy_high": accuracy + spread,
-        "held_out": len(held_out), "steps": steps,
-        "seconds": round(time.perf_counter() - start, 1)}
-
-
-@torch.no_grad()
-def classify(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Sentiment logit of each text, positive minus negative, in nats: (texts,)."""
-    where = next(model.parameters()).device
-    limit = min(getattr(model.config, "max_position_embeddings", 512), 512)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    logits = np.zeros(len(texts))
-    for start in range(0, len(texts), batch_size):
-        index = order[start:start + batch_size]
-        inputs = tokenizer([texts[i] for i in index], padding=True, truncation=True,
-                           max_length=limit, return_tensors="pt").to(where)
-        inputs.pop("token_type_ids", None)
-        out = model(**inputs).logits.float()
-        logits[index] = (out[:, 1] - out[:, 0]).cpu().numpy()
-    return logits
-
-
-def _wordpiece(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    from tokenizers import BertWordPieceTokenizer
-    from tokenizers.processors import TemplateProcessing
-
-    trained = BertWordPieceTokenizer(lowercase=True)
-    trained.train_from_iterator(texts, vocab_size=vocab_size, min_frequency=2, show_progress=False)
-    core = trained._tokenizer
-    core.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[(t, core.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
-        sep_token="[SEP]", mask_token="[MASK]",
-        model_input_names=["input_ids", "attention_mask"])
-
-
-def _crop(ids: list[int], limit: int, rng: np.random.Generator) -> list[int]:
-    """Half of the time as much as fits, else a random stretch of 12 tokens or more."""
-    length = min(len(ids), limit)
-    if rng.random() < 0.5 and length > 12:
-        length = int(rng.integers(12, length + 1))
-    first = int(rng.integers(0, len(ids) - length + 1))
-    return ids[first:first + length]
-
-
-def _padded(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], where: str) -> Any:
-    wrapped = [[tokenizer.cls_token_id, *ids, tokenizer.sep_token_id] for ids in rows]
-    return tokenizer.pad({"input_ids": wrapped}, return_tensors="pt").to(where)
-
-
-def _packed_loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    """Mean next-token loss in nats over packed rows: ids (batch, length)."""
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
-
-
-def _batches(rows: int, batch: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """Shuffled row numbers, epoch after epoch, `steps` batches in all."""
-    rng = np.random.default_rng(seed)
-    pool = np.empty(0, dtype=np.int64)
-    for _ in range(steps):
-        while len(pool) < batch:
-            pool = np.concatenate([pool, rng.permutation(rows)])
-        index, pool = pool[:batch], pool[batch:]
-        yield index
-
-
-def _optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices, AdamW for embeddings, biases and norms.
-
-    Muon (Jordan et al. 2024) makes the update of a matrix orthogonal before it is applied. From
-    random weights and for the same number of tokens it reached a much lower loss than AdamW alone.
-    """
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    hidden = [p for p in model.parameters() if p.dim() == 2 and id(p) not in tables]
-    chosen = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        Muon(hidden, lr=learning_rate, weight_decay=0.05,
-             bfloat16=fast_bfloat16(hidden[0].device.type)),
-        torch.optim.AdamW(rest, lr=0.3 * learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-def _compiled(loss_of: Any, model: nn.Module, first: Any) -> Any:
-    """The loss as one compiled graph, or as it is where no working compiler is found."""
-    try:
-        fast = torch.compile(loss_of, dynamic=False)
-        fast(model, first)
-    except Exception:  # the ways in which a machine can lack a working compiler are many
-        torch._dynamo.reset()
-        return loss_of
-    return fast
-
-
-def _steps(model, batches, learning_rate, steps, loss_of, progress, name, kind):
-    """Warm-up over 5 % of the steps and cosine decay; yields (step, loss)."""
-    from tqdm.auto import tqdm
-
-    reuse_memory()
-    optimisers = _optimisers(model, learning_rate)
-    warm = max(1, steps // 20)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: min(
-        (s + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(s / steps, 1)))))
-        for o in optimisers]
-    quiet = not progress or os.environ.get("RLHF_NO_PROGRESS")
-    for step, index in enumerate(tqdm(batches, total=steps, desc=name, disable=bool(quiet))):
-        with torch.autocast(kind, torch.bfloat16, enabled=fast_bfloat16(kind)):
-            loss = loss_of(model, index)
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss of the {name} is {loss.item()} at step {step}; lower its "
-                            "learning rate (models.scratch) and start again.")
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for part in (*optimisers, *schedules):
-            part.step()
-        yield step, loss.item()

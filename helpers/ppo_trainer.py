@@ -7,10 +7,10 @@ The mathematics is in `ppo.py`; this file decides what is computed when. Three s
 - micro-batch: episodes whose forward pass is in memory at once (gradient accumulation).
 
 Rows are sorted by length before they are cut into micro-batches, and a micro-batch is computed as
-one row without padding (`packing.py`) or, where the model cannot do that, as several padded ones
-of similar length. Logits are computed at response tokens only, and their softmax is taken a few
-rows at a time (`token_logprobs.py`). Where one mini-batch is the whole batch and fits
-in memory, the first epoch's forward pass is also the pass that records the old log-probabilities
+one row without padding (`engine/packing.py`) or, where the model cannot do that, as several padded
+ones of similar length. Logits are computed at response tokens only, and their softmax is taken a
+few rows at a time (`engine/token_logprobs.py`). Where one mini-batch is the whole batch and fits in
+memory, the first epoch's forward pass is also the pass that records the old log-probabilities
 and values, which are the same numbers.
 
 Under several processes (`accelerate launch`) every process samples, scores and differentiates its
@@ -40,20 +40,14 @@ import torch
 from torch import nn
 
 from helpers import ppo
+from helpers.engine.kinds import RewardFn
+from helpers.engine.packing import Layout, can_pack, packed_attention
+from helpers.engine.place import inner_model, mixed_precision, plain_attention, reuse_memory
+from helpers.engine.token_logprobs import chosen_logprobs, entropy_and_kl
+from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
-from helpers.generation import check_tokenizer, sample, uniform_noise
-from helpers.models import (
-    disable_dropout,
-    freeze,
-    inner_model,
-    mixed_precision,
-    plain_attention,
-    reuse_memory,
-)
-from helpers.packing import Layout, can_pack, packed_attention
-from helpers.token_logprobs import chosen_logprobs, entropy_and_kl
-
-RewardFn = Callable[[list[str], list[str]], Sequence[float]]
+from helpers.generation import sample, uniform_noise
+from helpers.models import disable_dropout, freeze
 
 
 class NonFiniteError(UserError):

@@ -16,9 +16,17 @@ from typing import Any
 import yaml
 
 from helpers.errors import UserError
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = Path(__file__).resolve().parent / "settings"
+
+# The settings that name a source, and the words that mean one which needs no hub; anything else is
+# a path or a hub id.
+SOURCES = (
+    "models.base", "models.imdb_policy", "models.reward_base", "models.classifier",
+    "data.reviews", "data.preferences", "data.demonstrations",
+)
+WORDS = {"embedded", "scratch", "auto", "base", "sft", "preferences", "none"}
 
 # What a value may be, where its type alone does not say it. A tuple lists the only values; the
 # pair (low, high) in RANGES is inclusive.

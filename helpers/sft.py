@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from helpers.engine.place import mixed_precision, plain_attention, reuse_memory, without_wrappers
 from helpers.errors import UserError
-from helpers.models import mixed_precision, plain_attention, reuse_memory, without_wrappers
 from helpers.profiles import Settings
 
 IGNORED = -100

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import io
 import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,9 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from helpers.engine.kinds import RewardFn
 from helpers.errors import UserError
-
-RewardFn = Callable[[list[str], list[str]], Sequence[float]]
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
@@ -125,104 +123,6 @@ def decode(tokenizer: Any, ids: Any) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def sentiment_logit(
-    classifier: Any, tokenizer: Any, batch_size: int = 128, progress: Any = None
-) -> RewardFn:
-    """Reward function: the classifier's logit of the label "positive" for prompt + response.
-
-    The raw logit is what the classic experiment on IMDB uses: unlike the probability it does not
-    flatten once the classifier is sure.
-    """
-    label = positive_label(classifier)
-
-    def reward(prompts: list[str], responses: list[str]) -> np.ndarray:
-        texts = [p + r for p, r in zip(prompts, responses, strict=True)]
-        return class_logits(classifier, tokenizer, texts, batch_size)[:, label]
-
-    return reward
-
-
-def chosen_reward(settings: Any, classifier: Any, tokenizer: Any) -> RewardFn:
-    """The reward that `ppo_trl.reward` names: `sentiment` or `reward_model` (the stage of 04).
-
-    Raises:
-        UserError: another name, or a reward model that has not been made.
-    """
-    kind = settings.ppo_trl.reward
-    if kind == "sentiment":
-        return sentiment_logit(classifier, tokenizer)
-    if kind == "reward_model":
-        from helpers.reward import load_reward_function
-
-        return load_reward_function(settings)
-    raise UserError(f"ppo_trl.reward is {kind!r}; it must be one of sentiment, reward_model.")
-
-
-def class_logits(
-    classifier: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 128
-) -> np.ndarray:
-    """Logits of a sequence classifier, (n, labels); texts are cut to the classifier's length."""
-    classifier.eval()
-    device = next(classifier.parameters()).device
-    limit = min(getattr(classifier.config, "max_position_embeddings", 512), 512)
-    order = np.argsort([len(t) for t in texts], kind="stable")  # alike lengths share a batch
-    out = np.zeros((len(texts), classifier.config.num_labels), dtype=np.float32)
-    with torch.no_grad():
-        for i in range(0, len(texts), batch_size):
-            rows = order[i : i + batch_size]
-            batch = tokenizer([texts[j] for j in rows], padding=True, truncation=True,
-                              max_length=limit, return_tensors="pt")
-            batch.pop("token_type_ids", None)
-            out[rows] = classifier(**batch.to(device)).logits.float().cpu().numpy()
-    return out
-
-
-def positive_label(classifier: Any) -> int:
-    """Index of the label that means "positive": by its name, otherwise the second."""
-    names = {int(k): str(v).lower() for k, v in (classifier.config.id2label or {}).items()}
-    return next((k for k, v in names.items() if v.startswith("pos")), 1)
-
-
-def cut_prompts(
-    reviews: Sequence[str],
-    tokenizer: Any,
-    count: int,
-    min_tokens: int = 2,
-    max_tokens: int = 8,
-    min_characters: int = 200,
-    seed: int = 0,
-) -> list[str]:
-    """The first few tokens of reviews, as in the classic IMDB experiment.
-
-    Only reviews longer than `min_characters` are cut; the length is drawn evenly between
-    `min_tokens` and `max_tokens`. A prompt is kept if its text encodes to the same tokens again,
-    so that a text and its ids mean one thing. When there are fewer reviews than prompts, reviews
-    are cut again at another length.
-
-    Raises:
-        UserError: no review is long enough.
-    """
-    rng = np.random.default_rng(seed)
-    usable = [r for r in reviews if len(r) > min_characters]
-    if not usable:
-        raise UserError(
-            f"none of the {len(reviews)} reviews is longer than {min_characters} characters; "
-            "prompts are cut from reviews that are.")
-    prompts: list[str] = []
-    for _ in range(20):
-        for row in rng.permutation(len(usable)):
-            length = int(rng.integers(min_tokens, max_tokens + 1))
-            ids = tokenizer.encode(usable[row][:400], add_special_tokens=False)[:length]
-            text = decode(tokenizer, ids)
-            if tokenizer.encode(text, add_special_tokens=False) == ids and len(ids) == length:
-                prompts.append(text)
-            if len(prompts) == count:
-                return prompts
-    raise UserError(
-        f"only {len(prompts)} prompts of {min_tokens} to {max_tokens} tokens could be cut from "
-        f"{len(usable)} reviews; {count} were asked for.")
-
-
 def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict[str, list[int]]]:
     """Rows `{"input_ids": [...]}` of one width, padded on the left, as TRL's trainer wants them.
 
@@ -305,92 +205,6 @@ def our_config(settings: Any, **changes: Any) -> Any:
         "missing_eos_penalty": task.missing_eos_penalty or 0.0, "seed": settings.seed,
     }
     return PPOConfig(**{**same, **changes})
-
-
-def measure(
-    model: Any, reference: Any, tokenizer: Any, prompts: Sequence[str], reward_fn: RewardFn,
-    task: Any, gold_fn: Callable[[str], float] | None = None, repeats: int = 4, seed: int = 0,
-) -> dict[str, Any]:
-    """What a policy writes to each prompt, what it earns, and how far it is from the reference.
-
-    Args:
-        task: the `ppo_trl:` section (response length and temperature).
-        gold_fn: true worth of a text (prompt and response together), where it is known.
-        repeats: responses per prompt; more of them make the means quieter.
-
-    Returns:
-        `texts` and `rollout` of the first response to each prompt; `scores`, `gold` and `kl`
-        (nats per response, k1), each (prompts, repeats); `entropy` in nats per token.
-    """
-    from helpers import evaluation, generation
-
-    prompts = list(prompts)
-    rollouts = [
-        generation.sample(model, tokenizer, prompts, task.max_new_tokens, task.temperature,
-                          seed=seed + 1000 * i, batch_size=256)
-        for i in range(repeats)
-    ]
-    columns: dict[str, list] = {"scores": [], "gold": [], "kl": []}
-    nats = tokens = 0.0
-    for r in rollouts:
-        parts = (r.prompt_ids, r.prompt_mask, r.response_ids, r.response_mask, task.temperature)
-        theirs = evaluation.response_logprobs(reference, *parts)
-        mine, entropy = evaluation.response_logprobs(model, *parts, with_entropy=True)
-        columns["kl"].append(evaluation.sequence_kl(mine, theirs, r.response_mask).numpy())
-        columns["scores"].append(np.asarray(reward_fn(prompts, r.texts)))
-        if gold_fn is not None:
-            columns["gold"].append([gold_fn(p + t) for p, t in zip(prompts, r.texts, strict=True)])
-        nats, tokens = nats + float(entropy.sum()), tokens + float(r.response_mask.sum())
-    stacked = {k: np.stack(v, axis=1) for k, v in columns.items() if v}
-    return {"texts": rollouts[0].texts, "rollout": rollouts[0], "entropy": nats / tokens, **stacked}
-
-
-def best_of_curve(
-    scores: np.ndarray, gold: np.ndarray | None = None, steps: int = 40
-) -> dict[str, np.ndarray]:
-    """Best-of-n, chosen by `scores`, for many n up to the N responses that each prompt has.
-
-    Args:
-        scores, gold: (prompts, N), independent responses of the untouched model.
-
-    Returns:
-        `n`, `kl` (nats, at most), `reward` and, with gold, the `gold` of the chosen response.
-    """
-    from helpers.evaluation import best_of_n_kl, best_of_weights
-
-    total = scores.shape[1]
-    ns = np.unique(np.geomspace(1, total, steps).round().astype(int))
-    weights = np.array([best_of_weights(total, int(n)) for n in ns])
-    order = np.argsort(scores, axis=1, kind="stable")
-    out = {"n": ns, "kl": np.array([best_of_n_kl(int(n)) for n in ns]),
-           "reward": weights @ np.take_along_axis(scores, order, axis=1).mean(0)}
-    if gold is not None:
-        out["gold"] = weights @ np.take_along_axis(gold, order, axis=1).mean(0)
-    return out
-
-
-def task_hash(policy: Any, classifier: Any, task: Any) -> str:
-    """Hash of what draws for best-of-n depend on: both models' weights and the task's settings.
-
-    Stored draws of another model, judge or task are no yardstick for this one.
-    """
-    digest = hashlib.sha256()
-    for model in (policy, classifier):
-        for name, value in sorted(model.state_dict().items()):
-            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
-    keys = ("reward", "prompt_tokens_min", "prompt_tokens_max", "max_new_tokens", "temperature")
-    digest.update(repr([getattr(task, key) for key in keys]).encode())
-    return digest.hexdigest()[:16]
-
-
-def share_of_best_of_n(gain: float, kl: float, curve: dict[str, np.ndarray]) -> float:
-    """A policy's gain in mean reward over that of best-of-n at the same KL from the same model.
-
-    `curve` is what `best_of_curve` returns. Beyond its last n the last one is compared with, which
-    asks too little of the policy; below n = 1 there is nothing to compare with, and it is NaN.
-    """
-    reached = float(np.interp(kl, curve["kl"], curve["reward"] - curve["reward"][0]))
-    return gain / reached if reached > 0 else float("nan")
 
 
 def undilute(average: float, real_share: float, fill: float) -> float:

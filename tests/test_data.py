@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import data
+from helpers.engine import rows as rows_module
+from helpers.engine import sources
 from helpers.errors import UserError
 from helpers.profiles import load_profile
 
@@ -53,7 +55,7 @@ def test_a_rendered_prompt_is_left_alone_and_text_becomes_one_turn():
 
 def test_parse_hh_keeps_every_turn_and_the_last_answer():
     text = hh("Hi.", "Hello.") + hh("And now?", "Now this.\n\nIn two paragraphs.")
-    messages, answer = data.parse_hh(text)
+    messages, answer = rows_module.parse_hh(text)
     assert [m["role"] for m in messages] == ["user", "assistant", "user"]
     assert messages[1]["content"] == "Hello."
     assert answer == "Now this.\n\nIn two paragraphs."
@@ -61,7 +63,7 @@ def test_parse_hh_keeps_every_turn_and_the_last_answer():
 
 
 def test_html_of_reviews_becomes_plain_text():
-    assert data.clean_review("Good.<br /><br />Don&#39;t  miss it") == "Good. Don't miss it"
+    assert rows_module.clean_review("Good.<br /><br />Don&#39;t  miss it") == "Good. Don't miss it"
 
 
 # --- schemas of the same pair
@@ -195,14 +197,14 @@ def test_a_fresh_world_serves_its_own_split_and_the_embedded_rest(tmp_path):
     settings = load_profile("embedded", {"data.root": str(tmp_path)})
     assert [r["text"] for r in data.load_reviews(settings, "test")] == ["Only one."]
     assert len(data.load_reviews(settings, "train", 50)) == 50
-    assert data.fingerprint(settings) == data.fingerprint(load_profile())
+    assert sources.fingerprint(settings) == sources.fingerprint(load_profile())
 
 
 def test_other_training_data_have_another_fingerprint(tmp_path):
     write_lines(tmp_path / "train.jsonl", [{"text": "A film", "label": 1}])
-    first = data.fingerprint(settings_of(reviews=tmp_path))
+    first = sources.fingerprint(settings_of(reviews=tmp_path))
     write_lines(tmp_path / "train.jsonl", [{"text": "Another film", "label": 1}])
-    assert data.fingerprint(settings_of(reviews=tmp_path)) != first
+    assert sources.fingerprint(settings_of(reviews=tmp_path)) != first
 
 
 # --- pairs from elsewhere than the splits
@@ -217,15 +219,6 @@ def test_handwritten_pairs_have_the_schema_of_all_pairs():
         assert row["prompt"].startswith(data.HUMAN) and row["prompt"].endswith("Assistant:")
         assert row["chosen"].strip() != row["rejected"].strip()
     assert any(data.ASSISTANT + " " in row["prompt"] for row in rows)  # some have turns before
-
-
-def test_unseen_topics_are_in_no_split_and_labelled_by_their_probability():
-    rows = data.make_unseen_topics(60, seed=1)
-    assert len(rows) == 60 and rows == data.make_unseen_topics(60, seed=1)
-    topics = {row["topic"] for s in data.SPLITS for row in data.load_pairs(load_profile(), s)}
-    assert not topics & {row["topic"] for row in rows}
-    p = [row["probability"] for row in rows]
-    assert all(0 < x < 1 for x in p) and min(p) < 0.5 < sum(p) / len(p)
 
 
 # --- bad input: one sentence with file, row and remedy

@@ -16,8 +16,8 @@ import pytest
 
 from helpers import feedback as fb
 from helpers.errors import UserError
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOUR = dict.fromkeys(fb.DIMENSIONS, 3)
 
 

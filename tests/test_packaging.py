@@ -6,14 +6,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
 
-from helpers.course import bootstrap, cli, doctor, execute
+from helpers.course import cli, doctor, environment, execute
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What a hosted Colab runtime had in August 2026.
 COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "datasets": "4.0.0", "numpy": "2.1.0",
@@ -125,7 +124,7 @@ def test_every_make_target_is_one_command_of_the_course():
 
 
 def test_the_settings_and_stamp_inputs_exist():
-    for name in (*bootstrap.INPUTS, "LICENSE", "environment.yml", ".ci/run"):
+    for name in (*environment.INPUTS, "LICENSE", "environment.yml", ".ci/run"):
         assert (ROOT / name).is_file(), name
 
 

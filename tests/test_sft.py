@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import models, sft
+from helpers import scratch, sft
+from helpers.engine import place
 from helpers.errors import UserError
 from helpers.profiles import load_profile
 
@@ -15,11 +16,11 @@ ROWS = [{"prompt": f"\n\nHuman: What is {a} plus {b}?\n\nAssistant:", "response"
 @pytest.fixture(scope="module")
 def base():
     torch.set_num_threads(1)
-    scratch = load_profile("embedded", {f"models.scratch.{k}": v for k, v in {
+    size = load_profile("embedded", {f"models.scratch.{k}": v for k, v in {
         "vocab_size": 300, "n_layer": 2, "n_embd": 48, "n_head": 2, "n_positions": 48,
         "tokens": 20_000, "batch_tokens": 480}.items()}).models.scratch
     texts = [f"{r['prompt']} {r['response']}" for r in ROWS] * 4
-    return models.train_from_scratch(texts, scratch, progress=False)[:2]
+    return scratch.train_from_scratch(texts, size, progress=False)[:2]
 
 
 def test_the_labels_are_the_response_and_its_end_and_nothing_else(base):
@@ -57,7 +58,7 @@ def test_training_lowers_the_loss_of_responses_it_did_not_see(base, capsys):
 @pytest.mark.parametrize("fast", [True, False])
 def test_training_multiplies_in_bfloat16_where_that_is_faster(base, monkeypatch, fast):
     model, tokenizer = base
-    monkeypatch.setattr(models, "fast_bfloat16", lambda kind: fast)
+    monkeypatch.setattr(place, "fast_bfloat16", lambda kind: fast)
     seen = set()
     hook = model.transformer.h[0].mlp.c_fc.register_forward_hook(
         lambda m, i, output: seen.add(output.dtype))

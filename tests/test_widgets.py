@@ -4,16 +4,15 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import ipywidgets
 import pytest
 
 from helpers.errors import UserError
 from helpers.feedback import DIMENSIONS, RatingStore
+from helpers.paths import ROOT
 from helpers.widgets import compare_responses, rate_responses
 
-ROOT = Path(__file__).resolve().parent.parent
 ITEMS = [{"prompt": f"prompt {n}", "response": f"response {n}", "model": "sft"} for n in range(4)]
 PAIRS = [{"prompt": f"prompt {n}", "response_a": f"first {n}", "response_b": f"second {n}",
           "model_a": "base", "model_b": "sft"} for n in range(40)]

@@ -9,21 +9,21 @@ that has nothing installed.
 import importlib
 
 _API = {
-    "start": "notebook",
-    "versions": "notebook",
-    "pipeline": "notebook",
-    "record": "notebook",
-    "verdict": "notebook",
-    "benchmark": "notebook",
-    "require": "stages",
-    "save_stage": "stages",
-    "stage_info": "stages",
+    "start": "course.session",
+    "versions": "course.session",
+    "pipeline": "course.report",
+    "record": "course.report",
+    "verdict": "course.report",
+    "benchmark": "course.report",
+    "require": "course.stages",
+    "save_stage": "engine.artifacts",
+    "stage_info": "engine.artifacts",
 }
 
 
 def __getattr__(name):
     if name in _API:
-        return getattr(importlib.import_module(f"helpers.course.{_API[name]}"), name)
+        return getattr(importlib.import_module(f"helpers.{_API[name]}"), name)
     raise AttributeError(f"module 'helpers.course' has no attribute {name!r}")
 
 

@@ -7,13 +7,54 @@ import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+from helpers.course import environment
 from helpers.errors import UserError
+from helpers.paths import ROOT, child_environment
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TEST_MINUTES = 120  # several times what the slowest machine has needed for all tests
+
+
+def main(argv: list[str]) -> int:
+    """Run a command of the course, in its own environment, and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that lacks a letter shows "?"
+    try:
+        arguments = parse(argv)
+        if arguments.command == "doctor":
+            status = _best_python(argv)
+            return run(arguments) if status is None else status
+        if os.environ.get("RLHF_NO_VENV"):
+            if arguments.command == "setup":
+                print("RLHF_NO_VENV is set: this Python's own environment is used as it is.")
+                return 0
+            return run(arguments)
+        environment.ensure(cpu=getattr(arguments, "cpu", None))
+        if arguments.command == "setup":
+            print(f"The environment is ready: {environment.VENV.name} "
+                  f"({environment.version_of(environment.python_of(environment.VENV))}).")
+            return 0
+        return run(arguments) if environment.inside() else environment.again(argv)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _best_python(argv: list[str]) -> int | None:
+    """Doctor looks at `.venv` where there is one, and installs nothing."""
+    python = environment.python_of(environment.VENV)
+    if (os.environ.get("RLHF_NO_VENV") or environment.inside()
+            or environment.version_of(python) is None):
+        return None
+    return environment.again(argv)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -140,7 +181,7 @@ def _pytest(marked: str, rest: list[str]) -> int:
 
 
 def _regress(arguments) -> int:
-    from helpers.course import regress
+    from helpers.course.upkeep import regress
 
     return regress.regress(arguments.notebooks)
 
@@ -162,13 +203,13 @@ def _lab(arguments) -> int:
 
 
 def _lint(arguments) -> int:
-    from helpers.course import lint
+    from helpers.course.upkeep import lint
 
     return lint.lint()
 
 
 def _sync(arguments) -> int:
-    from helpers.course import sync
+    from helpers.course.upkeep import sync
 
     return sync.sync()
 
@@ -184,13 +225,13 @@ def _doctor(arguments) -> int:
 
 
 def _results(arguments) -> int:
-    from helpers.course import results
+    from helpers.course.upkeep import results
 
     return results.results()
 
 
 def _refresh(arguments) -> int:
-    from helpers.course import refresh
+    from helpers.course.upkeep import refresh
 
     return refresh.refresh(arguments.numbers, arguments.stored)
 
@@ -201,10 +242,8 @@ def _python(*arguments: str) -> int:
 
 def _call(*arguments: str) -> dict[str, Any]:
     """What `subprocess` needs to run this Python on the course from its root."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {"args": [sys.executable, *arguments], "cwd": ROOT,
-            "env": {**os.environ, "PYTHONPATH": path}}
+    return {"args": [sys.executable, *arguments], "cwd": ROOT, "env": child_environment()}
 
 
 def _setup(arguments) -> int:
-    return 0  # bootstrap has done it by the time this is reached
+    return 0  # `main` has done it by the time this is reached

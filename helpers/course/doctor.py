@@ -15,7 +15,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from helpers.course import environment
+from helpers.paths import ROOT
+
 OPTIONAL = {
     "bitsandbytes": "QLoRA in notebook 04 and the profile a100 need it",
     "playwright": "the tests of the rating widgets in a browser need it",
@@ -55,10 +57,8 @@ def doctor() -> int:
 
 
 def _environment() -> str:
-    from helpers.course import bootstrap
-
-    if Path(sys.prefix).resolve() == bootstrap.VENV.resolve():
-        return ".venv" if bootstrap.is_current() else (
+    if environment.inside():
+        return ".venv" if environment.is_current() else (
             ".venv, not up to date: run `python -m helpers setup`")
     where = "conda" if os.environ.get("CONDA_PREFIX") == sys.prefix else (
         "another virtual environment" if sys.prefix != sys.base_prefix else "this Python's own")

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.course.progress import Bar
 from helpers.errors import UserError
+from helpers.paths import ROOT, child_environment
 
 SAMPLE_SECONDS = 0.2
 EVENT = "@course "  # marks the lines a worker says about itself among whatever else it prints
@@ -38,8 +40,6 @@ class Result:
 
 def notebook_folder() -> Path:
     """Where the notebooks are: `notebooks/`, or what RLHF_NOTEBOOKS says (the tests do)."""
-    from helpers.profiles import ROOT
-
     return Path(os.environ.get("RLHF_NOTEBOOKS") or ROOT / "notebooks").resolve()
 
 
@@ -58,12 +58,6 @@ def find_notebook(number: str) -> Path:
             return path
     there = ", ".join(known) or f"none in {notebook_folder().name}/"
     raise UserError(f"no notebook has the number {text!r}; there are {there}.")
-
-
-def clock(seconds: float) -> str:
-    """Seconds as `m:ss`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
 
 
 def declared_parameters(path: Path) -> list[str]:
@@ -151,15 +145,11 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
 
     place = {"index": None, "cells": []}
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel first
-    env = {
-        **os.environ,
-        "RLHF_METRICS_FILE": metrics_file,
-        "RLHF_NOTEBOOK": path.stem,
-        "PYTHONPATH": os.pathsep.join(
-            [str(_root()), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "RLHF_NO_PROGRESS": "1",  # nobody watches the bars inside
-    }
+    env = child_environment(
+        RLHF_METRICS_FILE=metrics_file, RLHF_NOTEBOOK=path.stem,
+        PYDEVD_DISABLE_FILE_VALIDATION="1",
+        RLHF_NO_PROGRESS="1",  # nobody watches the bars inside
+    )
 
     class CourseEngine(NBClientEngine):
         @classmethod
@@ -232,12 +222,6 @@ def _quiet_loggers():
             logger.setLevel(level)
 
 
-def _root() -> Path:
-    from helpers.profiles import ROOT
-
-    return ROOT
-
-
 class Memory:
     """Samples the resident memory of a process and its descendants in a thread; `peak` in bytes."""
 
@@ -277,57 +261,6 @@ def tree_memory(pid: int) -> int:
     return total
 
 
-class Bar:
-    """One notebook's progress: its name, the cell at work, the time so far.
-
-    A terminal or a notebook sees a bar, a log file a line every half minute, and a run inside
-    another run (RLHF_NO_PROGRESS) nothing.
-    """
-
-    def __init__(self, stem: str, expected: float | None = None) -> None:
-        from tqdm import tqdm
-
-        screen = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self.every = 1.0 if screen else 30.0
-        about = f" of about {clock(expected)}" if expected else ""
-        self.bar = tqdm(
-            total=0, desc=stem, leave=False, file=sys.stderr,
-            disable=bool(os.environ.get("RLHF_NO_PROGRESS")) or not screen,
-            bar_format="{desc} {bar:12} cell {n_fmt}/{total_fmt} [{elapsed}" + about + "]{postfix}",
-        )
-        self.log = not screen and not os.environ.get("RLHF_NO_PROGRESS")
-        self.stem, self.about, self.now = stem, about, (0, 0, "starting")
-        self.begun = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-        self._thread.start()
-
-    def __call__(self, done: int, total: int, line: str) -> None:
-        self.now = (done, total, line[:40])
-        self.bar.total, self.bar.n = total, done
-        self.bar.set_postfix_str(line[:40], refresh=True)
-
-    def _tick(self) -> None:
-        while not self._stop.wait(self.every):
-            self.bar.refresh()
-            if self.log:
-                done, total, line = self.now
-                spent = clock(time.monotonic() - self.begun)
-                print(f"{self.stem}  cell {done}/{total} [{spent}{self.about}], {line}",
-                      file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.bar.close()
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 def execute_in_worker(
     path: Path, out: Path, parameters: dict[str, Any], expected: float | None = None
 ) -> None:
@@ -340,7 +273,7 @@ def execute_in_worker(
     job = json.dumps({"path": str(path), "out": str(out), "parameters": parameters})
     process = subprocess.Popen(
         [sys.executable, "-m", "helpers.course.execute", job],
-        cwd=_root(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, encoding="utf-8", errors="replace",
     )
     error: dict[str, Any] | None = {"kind": "RuntimeError", "message": "it ended without a word"}

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from helpers.course import bounds, execute
-from helpers.course.notebook import SOURCES, WORDS
+from helpers import profiles
+from helpers.course import execute, expected, stages
+from helpers.course.progress import Bar, clock
 from helpers.errors import UserError
+from helpers.profiles import SOURCES, WORDS
 
 PHASES = {
     "sft": ("03",),
@@ -94,8 +96,6 @@ def run(
     Raises:
         UserError: before anything is written, when profile, key or parameter is unknown.
     """
-    from helpers import profiles
-
     overrides = absolute_paths(overrides or {})
     if profile.endswith((".yaml", ".yml")):
         profile = str(Path(profile).expanduser().resolve())
@@ -106,8 +106,8 @@ def run(
     rows: list[dict[str, Any]] = []
     begun = time.monotonic()
     for path in paths:
-        expected = None if settings.overrides else _expected(path.stem, settings)
-        with execute.Bar(path.stem, expected) as bar:
+        before = None if settings.overrides else stages.expected_seconds(path.stem, settings)
+        with Bar(path.stem, before) as bar:
             result = execute.execute(path, Path(settings.runs) / path.name, given[path], bar)
         row = {
             "status": "failed" if result.error else "ok",
@@ -118,10 +118,10 @@ def run(
         if result.error:
             row["error"] = result.error
         elif judged:
-            row["bounds"] = bounds.judge(path.stem, result.metrics)
+            row["bounds"] = expected.judge(path.stem, result.metrics)
         rows.append({"notebook": path.stem, **row})
         summary.add(path.stem, row)
-        _say(f"{path.stem:<36} {row['status']:<7} {execute.clock(result.seconds):>6}"
+        _say(f"{path.stem:<36} {row['status']:<7} {clock(result.seconds):>6}"
              f" {result.peak_memory_mb:>7.0f} MB")
         if result.error:
             break
@@ -170,12 +170,6 @@ def _parameters(paths, profile, overrides, seed, own) -> dict[Path, dict[str, An
     return given
 
 
-def _expected(stem: str, settings) -> float | None:
-    from helpers.course import stages
-
-    return stages.expected_seconds(stem, settings)
-
-
 class _Summary:
     """`summary.json`, replaced as a whole after every notebook.
 
@@ -209,7 +203,7 @@ class _Summary:
 
 
 def _table(rows: list[dict[str, Any]], judged: bool, seconds: float) -> None:
-    _say(f"\n{len(rows)} notebook{'s' if len(rows) > 1 else ''} in {execute.clock(seconds)}\n")
+    _say(f"\n{len(rows)} notebook{'s' if len(rows) > 1 else ''} in {clock(seconds)}\n")
     lines = [(r["notebook"][:2], name, value) for r in rows for name, value in r["metrics"].items()]
     width = max((len(name) for _, name, _ in lines), default=6)
     if lines:

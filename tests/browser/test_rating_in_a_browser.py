@@ -13,13 +13,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from helpers.feedback import DIMENSIONS, RatingStore
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ARTEFACTS = ROOT / "tests" / "artefacts"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = os.environ.get("RLHF_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import models
+from helpers import models, scratch
+from helpers.paths import ROOT
 from helpers.profiles import load_profile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from server import serve
 
-ROOT = Path(__file__).resolve().parents[2]
 REVIEWS = [{"text": f"Film number {i}.<br />It was {'good' if i % 2 else 'bad'}.", "label": i % 2}
            for i in range(60)]
 PAIRS = [{"chosen": f"\n\nHuman: Question {i}?\n\nAssistant: A good answer.",
@@ -29,11 +29,11 @@ PAIRS = [{"chosen": f"\n\nHuman: Question {i}?\n\nAssistant: A good answer.",
 def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     torch.set_num_threads(1)
-    scratch = load_profile("embedded", {f"models.scratch.{k}": v for k, v in {
+    size = load_profile("embedded", {f"models.scratch.{k}": v for k, v in {
         "vocab_size": 280, "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 32,
         "tokens": 2000, "batch_tokens": 256}.items()}).models.scratch
-    model, tokenizer, _ = models.train_from_scratch(
-        [r["text"] for r in REVIEWS], scratch, progress=False)
+    model, tokenizer, _ = scratch.train_from_scratch(
+        [r["text"] for r in REVIEWS], size, progress=False)
     models.save(model, tokenizer, root / "models" / "someone" / "tiny-gpt2")
     for name, rows in (("someone/films", REVIEWS), ("someone/talk", PAIRS)):
         folder = root / "datasets" / name

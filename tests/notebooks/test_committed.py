@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from helpers.course import bounds, execute, lint, regress
+from helpers.course import execute, expected
+from helpers.course.upkeep import lint, regress
 
 NOTEBOOKS = list(execute.notebooks().values())
 
@@ -23,7 +24,7 @@ def test_all_set_up_cells_are_one():
     assert lint.set_up_problems(NOTEBOOKS) == []
 
 
-@pytest.mark.parametrize("stem", list(bounds.read()))
+@pytest.mark.parametrize("stem", list(expected.read()))
 def test_bounds_name_notebooks_and_metrics_that_exist(stem):
     path = execute.find_notebook(stem)
     shown = "\n".join(
@@ -31,7 +32,7 @@ def test_bounds_name_notebooks_and_metrics_that_exist(stem):
         for text in lint.output_texts(cell))
     recorded = {m[1]: float(m[2]) for m in
                 re.finditer(r"^(\w+) +(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)$", shown, re.M)}
-    for bound in bounds.read()[stem]["bounds"]:
-        ok, detail = bounds.check(bound, recorded)
+    for bound in expected.read()[stem]["bounds"]:
+        ok, detail = expected.check(bound, recorded)
         assert "not recorded" not in detail, f"{bound}: {detail}"
         assert ok, f"{bound}: {detail}"

@@ -1,0 +1,162 @@
+"""What a notebook tells: where it stands in the course, its figures, and what they show."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from base64 import b64encode
+from typing import Any
+
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+# The figure's boxes: notebook number, name, what it makes; the columns run from left to right.
+STEPS = (
+    ("01", "Feedback", "on a grid"),
+    ("02", "Base model", "chosen"),
+    ("03", "Fine-tuning", "SFT model"),
+    ("04", "Reward model", "from pairs"),
+    ("05", "PPO", "from scratch"),
+    ("06", "PPO", "with TRL"),
+    ("07", "Evaluation", "who won?"),
+)
+
+
+def pipeline(number: str) -> None:
+    """Draw the course from left to right with one notebook lit.
+
+    The colours are middle tones with white letters on a transparent ground, so that the picture
+    reads on a light page and on a dark one.
+    """
+    number = f"{int(number):02d}" if str(number).isdigit() else str(number)
+    if number not in [step[0] for step in STEPS]:
+        known = ", ".join(step[0] for step in STEPS)
+        raise UserError(f"the pipeline has no notebook {number!r}; it has {known}.")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import FancyBboxPatch
+
+    figure = Figure(figsize=(10, 1.15), dpi=100, layout="none")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-0.08, len(STEPS) - 0.06), ylim=(0, 1))
+    axes.axis("off")
+    for column, (step, name, makes) in enumerate(STEPS):
+        lit = step == number
+        axes.add_patch(FancyBboxPatch(
+            (column, 0.14), 0.76, 0.72, boxstyle="round,pad=0.02,rounding_size=0.06",
+            facecolor="#b3480f" if lit else "#5c6f82", edgecolor="none", mutation_aspect=1.4))
+        for y, text in ((0.72, step), (0.5, name), (0.28, makes)):
+            axes.text(column + 0.38, y, text, ha="center", va="center", color="white", fontsize=8.6,
+                      fontweight="bold" if text == name else "normal", family="DejaVu Sans")
+        if column < len(STEPS) - 1:
+            axes.annotate("", (column + 0.97, 0.5), (column + 0.79, 0.5), annotation_clip=False,
+                          arrowprops={"arrowstyle": "-|>", "color": "#8a97a5", "lw": 1.6})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", transparent=True)
+    names = [f"[{step} {name}]" if step == number else f"{step} {name}" for step, name, _ in STEPS]
+    _show({"image/png": b64encode(buffer.getvalue()).decode(), "text/plain": " → ".join(names)})
+
+
+def _show(bundle: dict[str, str]) -> None:
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+    except ImportError:
+        get_ipython = None
+    if get_ipython is None or get_ipython() is None:
+        print(bundle["text/plain"])
+    else:
+        display(bundle, raw=True)
+
+
+def record(**metrics: float) -> None:
+    """Print headline numbers and hand them to the runner for `summary.json`.
+
+    A number that is not finite is recorded as missing (null), since JSON has no other word.
+
+    Raises:
+        UserError: a value that is not a number.
+    """
+    tidy: dict[str, float | int | None] = {}
+    for name, value in metrics.items():
+        tidy[name] = _number(name, value)
+    width = max((len(name) for name in tidy), default=0)
+    for name, value in tidy.items():
+        print(f"{name:<{width}}  {'not a finite number' if value is None else f'{value:.4g}'}")
+    target = os.environ.get("RLHF_METRICS_FILE")
+    if target:
+        with open(target, "a", encoding="utf-8") as file:
+            file.write(json.dumps(tidy) + "\n")
+
+
+def benchmark(name: str) -> dict[str, Any] | None:
+    """What `benchmarks/<name>.py` last stored, and a line that says when, where and at what commit.
+
+    None, and the command that would make it, where nothing is stored.
+    """
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    if not path.is_file():
+        print(f"Nothing is stored of this benchmark; `python benchmarks/{name}.py` makes it.")
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    print(f"From benchmarks/results/{path.name}: {stored['date']}, commit {stored['commit']}, "
+          f"{stored['machine']}.")
+    return stored
+
+
+def _number(name: str, value: Any) -> float | int | None:
+    if hasattr(value, "item"):  # a NumPy or torch scalar
+        try:
+            value = value.item()
+        except (ValueError, RuntimeError):
+            value = None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"metric {name} is {value!r}; course.record takes single numbers.")
+    return value if math.isfinite(value) else None
+
+
+def verdict(
+    claim: str, estimate: float, low: float, high: float, null: float = 0.0, unit: str = ""
+) -> None:
+    """Print whether a claim is shown, from its number and its interval.
+
+    Args:
+        claim: what an interval wholly above `null` shows, such as "PPO beats SFT".
+        estimate, low, high: the number and its interval's ends.
+        null: the value of no difference, 0.5 for a win rate.
+        unit: written after each number; "%" turns shares into per cent.
+    """
+    print(verdict_sentence(claim, estimate, low, high, null, unit))
+
+
+def verdict_sentence(
+    claim: str, estimate: float, low: float, high: float, null: float = 0.0, unit: str = ""
+) -> str:
+    """The sentence that `verdict` prints."""
+    numbers = [float(x) for x in (estimate, low, high, null)]
+    if not all(math.isfinite(x) for x in numbers):
+        return f"{claim}: cannot be judged, a number is not finite."
+    estimate, low, high, null = numbers
+    if low > high:
+        raise UserError(f"verdict {claim!r}: the interval [{low:g}, {high:g}] is upside down.")
+    scale, digits = (100.0, 0) if unit == "%" else (1.0, _digits(low, high, estimate))
+    for more in range(4):  # an end must not look like the null when it is not
+        value, below, above, zero = (
+            f"{scale * x:z.{digits + more}f}" for x in (estimate, low, high, null))
+        if zero not in (below, above) or null in (low, high):
+            break
+    space = f" {unit}" if unit else ""
+    interval = f"{value}{space} [{below}, {above}]"
+    if low > null:
+        return f"{claim}: {interval}."
+    if high < null:
+        return f"{claim}: no, the opposite: {interval}, all below {zero}{space}."
+    return f"{claim}: no difference shown: {interval}, an interval that holds {zero}{space}."
+
+
+def _digits(*values: float) -> int:
+    size = max(abs(v) for v in values)
+    return 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3

@@ -1,0 +1,1 @@
+"""What keeps the course itself in order: lint, sync, refresh, regress, results."""

@@ -1,0 +1,146 @@
+"""`python -m helpers lint`: what every notebook must keep to, then ruff on the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from helpers.course import execute
+from helpers.course.upkeep import sync
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+TAGS = {"parameters", "nbval-ignore-output", "nbval-skip", "hide-input", "exercise", "solution",
+        "long"}
+MAX_LINES = 25
+MAX_BYTES = 2_000_000
+PATHS = re.compile(
+    r"(?<![\w:/.])/(home|root|tmp|work|opt|Users|var|mnt|content|private)/|\b[A-Z]:\\\\?\w")
+WIDGETS = "application/vnd.jupyter.widget-state+json"
+CODE = ("helpers", "tests", "data", "benchmarks")
+
+
+def lint() -> int:
+    """Print what is wrong with notebooks and code; 0 when nothing is."""
+    paths = list(execute.notebooks().values())
+    problems = [f"{path.name}: {text}" for path in paths for text in notebook_problems(path)]
+    problems += [f"{name}: {text}" for name, text in set_up_problems(paths)]
+    print("\n".join(problems) or f"{len(paths)} notebooks: nothing wrong.", flush=True)
+    present = [folder for folder in CODE if (ROOT / folder).is_dir()]
+    ruff = subprocess.run([sys.executable, "-m", "ruff", "check", *present], cwd=ROOT)
+    return 1 if problems or ruff.returncode else 0
+
+
+def notebook_problems(path: Path) -> list[str]:
+    """What is wrong with one notebook, a sentence each."""
+    try:
+        content = execute.read_notebook(path)
+    except UserError as error:
+        return [str(error)]
+    problems = [*_validity(content), *_whole(path, content)]
+    number = bare = 0
+    for cell in content["cells"]:
+        problems += [f"tag {tag!r} is not one of ours ({', '.join(sorted(TAGS))}, source:…)"
+                     for tag in cell["metadata"].get("tags", [])
+                     if tag not in TAGS and not tag.startswith(sync.TAG)]
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip():
+            number += 1
+            bare += cell.get("execution_count") is None
+            problems += [f"code cell {number}: {text}" for text in _cell(cell, number)]
+    if bare:
+        problems.append(f"{bare} of {number} code cells are not executed; "
+                        "use `python -m helpers refresh`")
+    return problems
+
+
+def _validity(content: dict[str, Any]) -> list[str]:
+    import nbformat
+
+    try:
+        nbformat.validate(nbformat.from_dict(content))
+    except nbformat.ValidationError as error:
+        return [f"not a valid notebook: {str(error).splitlines()[0]}"]
+    return []
+
+
+def _whole(path: Path, content: dict[str, Any]) -> list[str]:
+    problems = []
+    cells, metadata = content["cells"], content.get("metadata", {})
+    if metadata.get("kernelspec", {}).get("name") != "python3":
+        problems.append("the kernelspec is not python3")
+    if "papermill" in metadata:
+        problems.append("papermill's metadata is left in; use `python -m helpers refresh`")
+    widgets = metadata.get("widgets")
+    if widgets is not None and "state" not in widgets.get(WIDGETS, {}):
+        problems.append("the widget metadata has no state, so GitHub does not show the notebook")
+    if path.stat().st_size > MAX_BYTES:
+        problems.append(f"{path.stat().st_size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f}")
+    title = "".join(cells[0]["source"]) if cells else ""
+    if not (cells and cells[0]["cell_type"] == "markdown"
+            and title.startswith(f"# {path.name[:2]} · ")):
+        problems.append(f"the first cell is not the title `# {path.name[:2]} · …`")
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        problems.append(f"{len(tagged)} cells are tagged parameters; there must be one")
+    missing = {"profile", "overrides", "seed"} - set(execute.declared_parameters(path))
+    if tagged and missing:
+        problems.append(f"the parameters cell lacks {', '.join(sorted(missing))}")
+    return problems
+
+
+def _cell(cell: dict[str, Any], number: int) -> list[str]:
+    problems = []
+    lines = "".join(cell["source"]).splitlines()
+    if len(lines) > MAX_LINES:
+        problems.append(f"{len(lines)} lines; at most {MAX_LINES}")
+    compared = not {"nbval-ignore-output", "nbval-skip"} & set(cell["metadata"].get("tags", []))
+    if compared and lines and lines[-1].rstrip().endswith(";"):
+        problems.append("ends with a semicolon, which hides the value here but not from nbval; "
+                        "assign it instead")
+    if cell.get("execution_count") not in (None, number):
+        problems.append(f"has execution count {cell['execution_count']}; run from top to bottom")
+    if any(o["output_type"] == "error" for o in cell["outputs"]):
+        problems.append("ends in an error")
+    if any(o.get("name") == "stderr" for o in cell["outputs"]):
+        problems.append("has output on stderr")
+    shown = "\n".join(output_texts(cell))
+    if "Warning" in shown:
+        problems.append("a warning in the output")
+    path = PATHS.search(shown)
+    if path:
+        place = shown[path.start():path.start() + 40].splitlines()[0]
+        problems.append(f"an absolute path in the output: {place}")
+    try:
+        if sync.differs(cell):
+            problems.append(f"differs from helper {sync.source_tag(cell)}; use "
+                            "`python -m helpers sync`")
+    except UserError as error:
+        problems.append(str(error))
+    return problems
+
+
+def output_texts(cell: dict[str, Any]) -> list[str]:
+    """All text among a cell's outputs, pictures left out."""
+    texts = []
+    for output in cell["outputs"]:
+        texts.append("".join(output.get("text", [])))
+        for kind, value in output.get("data", {}).items():
+            if not kind.startswith("image/png") and isinstance(value, str | list):
+                texts.append("".join(value))
+    return texts
+
+
+def set_up_problems(paths: list[Path]) -> list[tuple[str, str]]:
+    """Notebooks whose first code cell is not the set-up cell that the others have."""
+    first = {}
+    for path in paths:
+        cells = execute.read_notebook(path)["cells"]
+        code = [c for c in cells if c["cell_type"] == "code"]
+        first[path.name] = "".join(code[0]["source"]).strip() if code else ""
+    texts = list(first.values())
+    common = max(set(texts), key=texts.count, default="")
+    return [(name, "the first code cell is not the set-up cell of the other notebooks")
+            for name, text in first.items() if text != common]

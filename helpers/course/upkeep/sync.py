@@ -1,0 +1,80 @@
+"""One truth for code shown twice: cells tagged `source:…` hold the helper's own source."""
+
+from __future__ import annotations
+
+import ast
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from helpers.course import execute
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+TAG = "source:"
+
+
+def helper_source(name: str, folder: Path | None = None) -> str:
+    """Source of a helper such as `ppo.gae` or `ppo_trainer.PPO.train`, without importing it.
+
+    Raises:
+        UserError: no such file, or no such function or class in it.
+    """
+    module, *path = name.split(".")
+    place = folder or ROOT / "helpers"
+    files = [place / f"{module}.py"] if (place / f"{module}.py").is_file() else sorted(
+        (place / module).glob("*.py"))
+    if not files or not path:
+        raise UserError(f"the tag {TAG}{name} names no helper; it must be like {TAG}ppo.gae.")
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    # A face hands on what one of its files defines.
+    text = next((t for t in texts if any(
+        getattr(n, "name", None) == path[0] for n in ast.parse(t).body)), texts[0])
+    body = ast.parse(text).body
+    node: Any = None
+    for part in path:
+        node = next((n for n in body if getattr(n, "name", None) == part), None)
+        if node is None:
+            raise UserError(f"the tag {TAG}{name} names nothing in helpers/{module}.")
+        body = getattr(node, "body", [])
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    lines = text.splitlines()[first - 1:node.end_lineno]
+    return textwrap.dedent("\n".join(lines))
+
+
+def source_tag(cell: dict[str, Any]) -> str | None:
+    """The helper a cell is said to equal, or None."""
+    tags = cell.get("metadata", {}).get("tags", [])
+    return next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), None)
+
+
+def differs(cell: dict[str, Any]) -> bool:
+    """Whether a tagged cell holds anything but its helper's source."""
+    name = source_tag(cell)
+    return name is not None and "".join(cell["source"]).strip() != helper_source(name).strip()
+
+
+def sync() -> int:
+    """Write helpers' sources into the cells that show them; says what changed."""
+    changed = 0
+    for path in execute.notebooks().values():
+        content = execute.read_notebook(path)
+        stale = [cell for cell in content["cells"] if differs(cell)]
+        for cell in stale:
+            cell["source"] = helper_source(source_tag(cell)).splitlines(keepends=True)
+            print(f"{path.name}: {TAG}{source_tag(cell)} brought up to date")
+        if stale:
+            write_notebook(path, content)
+        changed += len(stale)
+    if not changed:
+        print("All shown sources equal their helpers.")
+    return 0
+
+
+def write_notebook(path: Path, content: dict[str, Any]) -> None:
+    """Store a notebook the way Jupyter does, in one step."""
+    aside = path.with_suffix(".part")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    aside.write_text(text, encoding="utf-8", newline="\n")
+    aside.replace(path)

@@ -1,0 +1,105 @@
+"""Where and in which precision a computation runs, and what makes it fast there."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from functools import cache
+
+import torch
+from torch import nn
+
+from helpers.errors import UserError
+from helpers.profiles import Settings
+
+
+def device(settings: Settings) -> torch.device:
+    """The device the settings ask for; `auto` is the GPU where there is one.
+
+    Raises:
+        UserError: a GPU is asked for and none is there.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but PyTorch sees no GPU; set device=cpu, or in Colab "
+                        "choose Runtime > Change runtime type > GPU.")
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def dtype(settings: Settings) -> torch.dtype:
+    """Type of the weights: `auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    if settings.dtype == "auto":
+        good = device(settings).type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if good else torch.float32
+    return getattr(torch, settings.dtype)
+
+
+@cache
+def fast_bfloat16(kind: str = "cpu") -> bool:
+    """Whether bfloat16 matrix products beat float32 on this machine, found out by trying.
+
+    A CPU with bf16 instructions is several times faster with them, one without is slower, so that
+    any threshold between decides the same way each time.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported()
+
+    def seconds(kind_of_number: torch.dtype) -> float:
+        a = torch.ones(512, 512, dtype=kind_of_number)
+        a @ a
+        start = time.perf_counter()
+        for _ in range(10):
+            a @ a
+        return time.perf_counter() - start
+
+    return min(seconds(torch.bfloat16) for _ in range(3)) < 0.7 * min(
+        seconds(torch.float32) for _ in range(3))
+
+
+def mixed_precision(settings: Settings) -> bool:
+    """Whether training multiplies in bfloat16: the profile allows it and it is faster here."""
+    return settings.mixed_precision == "auto" and fast_bfloat16(device(settings).type)
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model itself, or the one that a PEFT model wraps."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def plain_attention(model: nn.Module) -> nn.Module:
+    """On a CPU, compute attention by plain matrix products; elsewhere change nothing.
+
+    PyTorch 2.13's fused attention has no fast bfloat16 there: its backward pass took three times
+    as long as in float32, and ate up what all other layers had gained.
+    """
+    inner = inner_model(model)
+    if next(inner.parameters()).device.type == "cpu" and hasattr(inner, "set_attn_implementation"):
+        inner.set_attn_implementation("eager")
+    return model
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """Give a model that Trainer has trained its own `forward` back, in place.
+
+    Trainer and TRL leave theirs on the model: it would go on computing in mixed precision, and a
+    second training, which takes it for prepared, would not.
+    """
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
+    return model
+
+
+@cache
+def reuse_memory() -> bool:
+    """Ask glibc to keep freed memory instead of giving every large tensor back to the system.
+
+    Training on a CPU frees and takes the same tens of megabytes at every step, and a third of the
+    time went into fresh pages. Returns whether it could be set; elsewhere than on Linux it cannot.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # noqa: N806, the names of mallopt(3)
+        return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    except (OSError, AttributeError):
+        return False

@@ -1,0 +1,95 @@
+"""Text to token ids, once: prompts, responses with their end, padding on either side, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from helpers.errors import UserError
+
+
+def check_tokenizer(tokenizer) -> None:
+    """Raise when the tokenizer cannot tell padding from the end of a text."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "The tokenizer has no eos_token: responses could never end; set tokenizer.eos_token."
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(
+            "The tokenizer's pad_token must exist and differ from eos_token, or the end of a "
+            "response would be masked as padding; add one, for example '<|pad|>'."
+        )
+
+
+def encode_prompts(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt, without special tokens; an empty prompt is an error."""
+    if not prompts:
+        raise UserError("There are no prompts to sample from: pass at least one string.")
+    for row, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt:
+            raise UserError(
+                f"Prompt {row} is {prompt!r}; each prompt must be a string that is not empty."
+            )
+    return tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+
+
+def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    """Token ids of a rendered prompt and of its response, the end-of-text token included.
+
+    The two are tokenised apart, so that a prompt has the same ids whatever follows it, exactly
+    as when a policy generates the response token by token.
+    """
+    ids = tokenizer([prompt, " " + response.strip()], add_special_tokens=False)["input_ids"]
+    return list(ids[0]), list(ids[1]) + [tokenizer.eos_token_id]
+
+
+def pad(
+    texts: Sequence[Sequence[int]], pad_token_id: int, side: str = "right"
+) -> dict[str, torch.Tensor]:
+    """Token lists as input_ids and attention_mask, both (len(texts), longest)."""
+    width = max(len(text) for text in texts)
+    ids = np.full((len(texts), width), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(texts), width), dtype=np.int64)
+    for row, text in enumerate(texts):
+        place = slice(width - len(text), width) if side == "left" else slice(0, len(text))
+        ids[row, place], mask[row, place] = text, 1
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def pad_responses(
+    texts: Sequence[Sequence[int]], prompt_lengths: Sequence[int], pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """`pad` with a response_mask, 1 on the tokens behind the prompt, (len(texts), longest)."""
+    batch = pad(texts, pad_token_id)
+    after = torch.arange(batch["input_ids"].shape[1]) >= torch.tensor(prompt_lengths).unsqueeze(1)
+    return batch | {"response_mask": batch["attention_mask"] * after}
+
+
+def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad token lists on the left: ids and mask, each (n, longest), int64."""
+    width = max(len(s) for s in sequences)
+    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(sequences), width), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        if len(sequence):
+            ids[row, width - len(sequence) :] = torch.as_tensor(sequence)
+            mask[row, width - len(sequence) :] = 1
+    return ids, mask
+
+
+def position_ids(mask: torch.Tensor) -> torch.Tensor:
+    """Positions that count real tokens only: 0 for the first real token of each row. (n, L)"""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def decode(tokenizer, response_ids: torch.Tensor, response_mask: torch.Tensor) -> list[str]:
+    """Strings of the real tokens of each row, special tokens removed, white space untouched."""
+    rows = [
+        ids[:length].tolist()
+        for ids, length in zip(response_ids, response_mask.sum(1).tolist(), strict=True)
+    ]
+    return tokenizer.batch_decode(
+        rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )

@@ -1,0 +1,253 @@
+"""Training a reward model by `transformers.Trainer`: both responses of a pair in one pass."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+
+from helpers.engine.place import plain_attention, without_wrappers
+from helpers.engine.tokens import check_tokenizer
+from helpers.errors import UserError
+from helpers.reward.measures import pair_accuracy
+from helpers.reward.model import (
+    bradley_terry_loss,
+    can_share_prompts,
+    pair_rewards,
+    pool_last_token,
+    position_limit,
+)
+from helpers.reward.pairs import (
+    collate_pairs,
+    collate_shared,
+    encode_pairs,
+    length_grouped_order,
+    shared_length,
+)
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler):
+    """Yields `length_grouped_order` of the epoch that the Trainer announces by `set_epoch`."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(length_grouped_order(self.lengths, self.batch_size, self.seed, self.epoch))
+
+
+class PairTrainer(Trainer):
+    """`transformers.Trainer` on pairs: both responses of a pair in one forward pass."""
+
+    def __init__(self, *args, loss_fn, pool_fn, margin: float, share_prompts: bool, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loss_fn, self.pool_fn, self.margin = loss_fn, pool_fn, margin
+        self.share_prompts = share_prompts
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # Trainer's own autocast wraps `model.forward`, which `pair_rewards` does not call.
+        kind = inputs["input_ids"].device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.args.bf16):
+            chosen, rejected = pair_rewards(model, inputs, pool=self.pool_fn)
+        # The margin is a training device: evaluation measures the plain likelihood.
+        margin = inputs["margin"] + self.margin if model.training else 0.0
+        loss = self.loss_fn(chosen, rejected, margin)
+        if not torch.isfinite(loss):
+            rows = ", ".join(str(row) for row in inputs["row"].tolist())
+            raise UserError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}, on the pairs "
+                f"in rows {rows}; training stopped before the update and the last checkpoint is "
+                "kept. Lower the learning rate or look at these rows."
+            )
+        return (loss, torch.stack([chosen, rejected], dim=1)) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
+        return loss, rewards.detach(), inputs["row"]
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        batch_size = self._train_batch_size * max(1, self.args.world_size)
+        length = shared_length if self.share_prompts else lambda row: row["length"]
+        return LengthGroupedSampler([length(row) for row in rows], batch_size, self.args.seed)
+
+
+def _pair_metrics(prediction) -> dict[str, float]:
+    margins = prediction.predictions[:, 0] - prediction.predictions[:, 1]
+    return {"accuracy": float(pair_accuracy(margins).mean()), "margin": float(margins.mean())}
+
+
+def train_reward_model(
+    model: nn.Module,
+    tokenizer,
+    train_pairs: Sequence[dict],
+    validation_pairs: Sequence[dict],
+    folder: str | Path,
+    *,
+    epochs: float = 1,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    max_length: int = 256,
+    margin: float = 0.0,
+    warmup_share: float = 0.05,
+    weight_decay: float = 0.01,
+    max_grad_norm: float = 1.0,
+    gradient_accumulation: int = 1,
+    evaluations: int = 4,
+    patience: int | None = None,
+    bf16: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    report_to: str | Sequence[str] = "none",
+    share_prompts: bool | None = None,
+    loss_fn: Callable = bradley_terry_loss,
+    pool_fn: Callable = pool_last_token,
+    callbacks: Sequence = (),
+) -> list[dict]:
+    """Train `model` in place by Bradley-Terry on pairs; the best checkpoint is put back at the end.
+
+    train_pairs, validation_pairs: dictionaries `prompt, chosen, rejected` and optionally `margin`
+    (in units of reward, added to the constant `margin`). Checkpoints go to `folder`; with
+    `resume` training goes on from the last one there. `evaluations` is the number of times the
+    validation loss is taken (0: never, no checkpoints, and the last weights stay); `patience`
+    stops after so many evaluations without a better one. `share_prompts` computes a pair's prompt
+    once (`collate_shared`); by default wherever the model allows it.
+    `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the reader's.
+
+    Returns the history: one dictionary per evaluation with `step`, `pairs` (seen so far),
+    `train_loss` (mean since the row before; absent before training), `loss`, `accuracy`, `margin`.
+    Raises UserError for bad pairs, a tokenizer without padding token, a `max_length` beyond the
+    model's positions, and a loss that is not finite (naming the rows of its batch).
+    """
+    check_tokenizer(tokenizer)
+    limit = position_limit(model)
+    if limit is not None and max_length > limit:
+        raise UserError(
+            f"reward.max_length is {max_length}, but the model has only {limit} positions."
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    train = encode_pairs(tokenizer, train_pairs, max_length)
+    validation = encode_pairs(tokenizer, validation_pairs, max_length, longest_first=True)
+    if share_prompts is None:
+        share_prompts = can_share_prompts(model)
+    collate = collate_shared if share_prompts else collate_pairs
+    arguments = training_arguments(
+        model,
+        folder,
+        rows=len(train),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_share=warmup_share,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        gradient_accumulation=gradient_accumulation,
+        evaluations=evaluations,
+        bf16=bf16,
+        seed=seed,
+        report_to=report_to,
+    )
+    if bf16:
+        plain_attention(model)
+    stopping = [EarlyStoppingCallback(patience)] if patience else []
+    trainer = PairTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
+        compute_metrics=_pair_metrics,
+        callbacks=[*stopping, *callbacks],
+        loss_fn=loss_fn,
+        pool_fn=pool_fn,
+        margin=margin,
+        share_prompts=share_prompts,
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoints = list(Path(folder).glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
+    without_wrappers(model).eval()
+    pairs_per_step = batch_size * gradient_accumulation
+    return _history(trainer.state.log_history, pairs_per_step, round(len(train) * epochs))
+
+
+def training_arguments(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    rows: int,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    warmup_share: float,
+    weight_decay: float,
+    max_grad_norm: float,
+    gradient_accumulation: int,
+    evaluations: int,
+    bf16: bool,
+    seed: int,
+    report_to: str | Sequence[str],
+) -> TrainingArguments:
+    """Arguments of `transformers.Trainer`: cosine decay after warm-up, evaluation and checkpoint
+    at the same steps, the checkpoint with the lowest validation loss put back at the end. With
+    `evaluations` 0 there are neither, and the last weights stay."""
+    steps = math.ceil(math.ceil(rows / batch_size) / gradient_accumulation * epochs)
+    every = max(1, math.ceil(steps / max(evaluations, 1)))
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=2 * batch_size,
+        gradient_accumulation_steps=gradient_accumulation,
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(warmup_share * steps),
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        bf16=bf16,
+        use_cpu=next(model.parameters()).device.type == "cpu",
+        seed=seed,
+        eval_strategy="steps" if evaluations else "no",
+        eval_steps=every,
+        eval_on_start=evaluations > 0,
+        logging_steps=every,
+        save_strategy="steps" if evaluations else "no",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=evaluations > 0,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        label_names=["row"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to=report_to if isinstance(report_to, str) else list(report_to),
+        log_level="error",
+    )
+
+
+def _history(log: Sequence[dict], pairs_per_step: int, most: int) -> list[dict]:
+    rows: dict[int, dict] = {}
+    for entry in log:
+        row = rows.setdefault(entry["step"], {"step": entry["step"]})
+        if "eval_loss" in entry:
+            row |= {key: entry[f"eval_{key}"] for key in ("loss", "accuracy", "margin")}
+            row["pairs"] = min(entry["step"] * pairs_per_step, most)
+        elif "loss" in entry:
+            row["train_loss"] = entry["loss"]
+    return [row for row in rows.values() if "loss" in row]

@@ -1,0 +1,174 @@
+"""What notebooks call: quiet and repeatable start, verdicts, records, the pipeline figure."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from helpers import course, profiles
+from helpers.course import report, session
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch):
+    import torch
+
+    for name in (*session.QUIET, "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+                 "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(session, "session", {"profile": None, "started": 0.0})
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def test_start_fixes_seeds_and_threads():
+    import torch
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    settings = course.start("embedded", {"threads": 1}, 7)
+    first = draw()
+    assert settings.seed == 7 and torch.get_num_threads() == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    course.start("embedded", {"threads": 1}, 7)
+    assert draw() == first
+    course.start("embedded", {"threads": 1}, 8)
+    assert draw() != first
+
+
+def test_the_hub_is_off_unless_a_setting_names_a_hub_id(tmp_path, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+    course.start("embedded", {"data.reviews": str(tmp_path)})
+    assert os.environ["HF_HUB_OFFLINE"] == "1" and constants.HF_HUB_OFFLINE
+    course.start("embedded", {"models.base": "owner/name"})
+    assert "HF_HUB_OFFLINE" not in os.environ and not constants.HF_HUB_OFFLINE
+    course.start("embedded")
+    assert os.environ["HF_HUB_OFFLINE"] == "1" and constants.HF_HUB_OFFLINE
+
+
+def test_a_choice_of_the_reader_about_the_hub_is_kept(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    course.start("embedded")
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+
+
+def test_hub_ids_are_told_from_words_and_paths(tmp_path):
+    settings = profiles.load_profile("gpt2", {"models.classifier": str(tmp_path)})
+    assert "openai-community/gpt2" in session.hub_ids(settings)
+    assert str(tmp_path) not in session.hub_ids(settings)
+    assert session.hub_ids(profiles.load_profile("embedded")) == []
+
+
+def test_records_are_printed_and_handed_over(tmp_path, monkeypatch, capsys):
+    target = tmp_path / "metrics.jsonl"
+    monkeypatch.setenv("RLHF_METRICS_FILE", str(target))
+    course.record(accuracy=np.float32(0.75), pairs=1000)
+    course.record(kl=float("nan"))
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert rows == [{"accuracy": 0.75, "pairs": 1000}, {"kl": None}]
+    assert capsys.readouterr().out.splitlines() == [
+        "accuracy  0.75", "pairs     1000", "kl  not a finite number"]
+    for bad in ("high", None, np.ones(2), True):
+        with pytest.raises((UserError, TypeError)):
+            course.record(accuracy=bad)
+
+
+@pytest.mark.parametrize("numbers, sentence", [
+    ((0.61, 0.57, 0.65, 0.5, "%"), "PPO wins: 61 % [57, 65]."),
+    ((0.52, 0.47, 0.57, 0.5, "%"),
+     "PPO wins: no difference shown: 52 % [47, 57], an interval that holds 50 %."),
+    ((0.40, 0.35, 0.45, 0.5, "%"), "PPO wins: no, the opposite: 40 % [35, 45], all below 50 %."),
+    ((0.53, 0.5004, 0.56, 0.5, "%"), "PPO wins: 53.00 % [50.04, 56.00]."),
+    ((1.5, 0.5, 2.5, 0.0, "nats"), "PPO wins: 1.50 nats [0.50, 2.50]."),
+    ((0.0, -0.001, 0.0, 0.0, ""),
+     "PPO wins: no difference shown: 0.000 [-0.001, 0.000], an interval that holds 0.000."),
+    ((float("nan"), 0, 1, 0.5, ""), "PPO wins: cannot be judged, a number is not finite."),
+])
+def test_a_verdict_follows_from_number_and_interval(numbers, sentence, capsys):
+    estimate, low, high, null, unit = numbers
+    assert course.verdict("PPO wins", estimate, low, high, null=null, unit=unit) is None
+    assert capsys.readouterr().out.strip() == sentence
+
+
+def test_an_interval_upside_down_is_refused():
+    with pytest.raises(UserError, match="upside down"):
+        course.verdict("x", 0.5, 0.6, 0.4)
+
+
+def test_a_stored_benchmark_is_read_with_its_origin_and_a_missing_one_named(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    stored = {"date": "2026-01-02", "commit": "abc", "machine": "a box", "rows": [1]}
+    (folder / "speed.json").write_text(json.dumps(stored))
+    assert course.benchmark("speed") == stored
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in ("2026-01-02", "abc", "a box"))
+    assert course.benchmark("depth") is None
+    assert "python benchmarks/depth.py" in capsys.readouterr().out
+
+
+def test_the_pipeline_lights_one_notebook(monkeypatch):
+    shown = []
+    monkeypatch.setattr(report, "_show", shown.append)
+    for number in ("04", "5", 6):
+        course.pipeline(number)
+    texts = [bundle["text/plain"] for bundle in shown]
+    assert "[04 Reward model]" in texts[0] and "[05 PPO]" in texts[1] and "[06 PPO]" in texts[2]
+    assert all(text.count("[") == 1 for text in texts)
+    assert len({bundle["image/png"] for bundle in shown}) == 3
+    assert max(len(bundle["image/png"]) for bundle in shown) < 40_000
+    with pytest.raises(UserError, match="no notebook '99'"):
+        course.pipeline("99")
+
+
+def test_every_notebook_stands_in_the_pipeline():
+    from helpers.course import execute
+
+    steps = {step for step, _, _ in report.STEPS}
+    assert set(execute.notebooks()) <= steps
+
+
+def test_versions_are_printed(capsys):
+    course.versions()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("python") and any(line.startswith("torch") for line in lines)
+
+
+def test_a_user_error_in_a_notebook_is_one_line_and_still_an_error(notebook_tree, tmp_path):
+    from helpers.course import execute
+
+    path = notebook_tree("01_x", "from helpers import course\ncourse.start()",
+                         "from helpers.errors import UserError\nraise UserError('row 3: no.')")
+    result = execute.execute(path, tmp_path / "o.ipynb", {})
+    assert result.error["kind"] == "UserError" and result.error["message"] == "row 3: no."
+    cells = json.loads((tmp_path / "o.ipynb").read_text())["cells"]
+    shown = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+    assert [o["traceback"] for o in shown] == [["UserError: row 3: no."]]
+
+
+def test_start_leaves_nothing_on_the_screen():
+    code = """
+    from helpers import course
+    course.start("embedded")
+    import warnings, torch, transformers
+    warnings.warn("advice of a library", FutureWarning)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, text=True,
+                          capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,249 @@
+"""Stages: whole or absent, made again when missing or stale."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from helpers import profiles, scratch
+from helpers.course import stages
+from helpers.engine import artifacts, sources
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+
+class Weights:
+    """Stands for a model: writes one file."""
+
+    def __init__(self, text="weights"):
+        self.text = text
+
+    def save_pretrained(self, folder):
+        Path(folder, "config.json").write_text(self.text)
+
+
+@pytest.fixture(autouse=True)
+def files(monkeypatch):
+    monkeypatch.setattr(sources, "fingerprint", lambda settings: "the same files")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def make(seed=0, **overrides):
+        overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+        return profiles.load_profile("embedded", {"out": str(tmp_path), **overrides}, seed)
+    return make
+
+
+def test_a_stage_says_what_it_was_made_from(settings):
+    folder = artifacts.save_stage("sft", settings(seed=2), Weights(), None, {"val_loss": 1.5})
+    info = json.loads((folder / "stage.json").read_text())
+    assert info["stage"] == "sft" and info["profile"] == "embedded" and info["seed"] == 2
+    assert info["metrics"] == {"val_loss": 1.5}
+    assert info["versions"]["torch"] and info["hash"] == artifacts.folder_hash(folder)
+    assert info["settings"]["sft.epochs"] == settings().sft.epochs
+    assert str(folder.parent) not in json.dumps(info)
+
+
+def test_only_settings_that_made_a_stage_make_it_stale(settings):
+    artifacts.save_stage("sft", settings(), Weights())
+    assert artifacts.stale("sft", settings()) is None
+    for harmless in ({"ppo__kl_coef": 0.5}, {"sft__eval_rows": 7}, {"threads": 1},
+                     {"models__classifier": "scratch"}, {"evaluation__prompts": 3},
+                     {"models__scratch__n_layer": 2}):
+        assert artifacts.stale("sft", settings(**harmless)) is None, harmless
+    for change in ({"sft__epochs": 9}, {"models__base": "owner/name"}, {"data__pair_limit": 5}):
+        assert "was made from other settings" in artifacts.stale("sft", settings(**change)), change
+    assert "seed was 0, is 1" in artifacts.stale("sft", settings(seed=1))
+
+
+def test_values_for_a_base_from_scratch_count_only_where_they_take_effect(settings):
+    artifacts.save_stage("ppo_trl", settings(), Weights())
+    assert artifacts.stale("ppo_trl", settings(ppo_trl__scratch__kl_coef=0.5)) is None
+    assert "ppo_trl.kl_coef" in artifacts.stale("ppo_trl", settings(ppo_trl__kl_coef=0.5))
+
+
+def test_other_training_files_make_a_stage_stale(settings, monkeypatch):
+    artifacts.save_stage("sft", settings(), Weights())
+    monkeypatch.setattr(sources, "fingerprint", lambda settings: "other files")
+    assert "data.files" in artifacts.stale("sft", settings())
+
+
+def test_another_parent_makes_a_stage_stale(settings):
+    artifacts.save_stage("sft", settings(), Weights("one"))
+    artifacts.save_stage("reward_model", settings(), Weights(), parents=["sft"])
+    artifacts.save_stage("sft", settings(), Weights("one"))  # the same bits: nothing to do
+    assert artifacts.stale("reward_model", settings()) is None
+    artifacts.save_stage("sft", settings(), Weights("two"))
+    assert artifacts.stale("reward_model", settings()) == "was made from another sft"
+
+
+def test_a_failed_save_leaves_the_old_stage_and_no_litter(settings):
+    class Broken(Weights):
+        def save_pretrained(self, folder):
+            super().save_pretrained(folder)
+            raise OSError("disk full")
+
+    folder = artifacts.save_stage("sft", settings(), Weights("old"))
+    with pytest.raises(OSError, match="disk full"):
+        artifacts.save_stage("sft", settings(), Broken("new"))
+    assert (folder / "config.json").read_text() == "old"
+    assert [p.name for p in folder.parent.iterdir()] == ["sft"]
+
+
+def killed_save(out):
+    code = f"""
+    import os, signal
+    from pathlib import Path
+    from helpers import profiles
+    from helpers.engine import artifacts, sources
+    sources.fingerprint = lambda settings: "the same files"
+    class Killed:
+        def save_pretrained(self, folder):
+            Path(folder, "config.json").write_text("half")
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+    settings = profiles.load_profile("embedded", {{"out": {str(out)!r}}})
+    artifacts.save_stage("sft", settings, Killed())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
+    assert done.returncode != 0
+
+
+def test_a_killed_save_leaves_no_half_stage(settings, tmp_path):
+    killed_save(tmp_path)
+    folder = tmp_path / "artifacts" / "embedded" / "sft"
+    assert not folder.exists()
+    assert artifacts.stale("sft", settings()) == "does not exist yet"
+    assert len(list(folder.parent.iterdir())) == 1  # the part that was written aside
+    artifacts.save_stage("sft", settings(), Weights("whole"))
+    killed_save(tmp_path)
+    assert (folder / "config.json").read_text() == "whole"
+    assert artifacts.stale("sft", settings()) is None
+    artifacts.save_stage("sft", settings(), Weights("whole"))
+    assert [p.name for p in folder.parent.iterdir()] == ["sft"]  # leftovers are swept up
+
+
+def test_a_torn_stage_file_counts_as_missing(settings):
+    folder = artifacts.save_stage("sft", settings(), Weights())
+    (folder / "stage.json").write_text('{"stage": "sf')
+    assert artifacts.stale("sft", settings()) == "does not exist yet"
+
+
+def test_unknown_stages_are_refused(settings):
+    for act in (stages.require, lambda s, x: artifacts.save_stage(s, x, Weights())):
+        with pytest.raises(UserError, match="no stage is called 'sfd'"):
+            act("sfd", settings())
+
+
+MAKE = """\
+from pathlib import Path
+from helpers import profiles
+from helpers.course import stages
+from helpers.engine import artifacts, sources
+sources.fingerprint = lambda settings: "the same files"
+settings = profiles.load_profile(profile, overrides, seed)
+class Weights:
+    def save_pretrained(self, folder):
+        Path(folder, "config.json").write_text("{}")
+"""
+
+
+def test_missing_parents_are_made_one_from_the_other(settings, notebook_tree, capsys):
+    log = "print(1, file=open(settings.artifacts.parent / '{0}.log', 'a'))"
+    notebook_tree("03_sft", MAKE, "artifacts.save_stage('sft', settings, Weights())",
+                  log.format("sft"))
+    notebook_tree("04_reward", MAKE, "stages.require('sft', settings)",
+                  "artifacts.save_stage('reward_model', settings, Weights(), parents=['sft'])",
+                  log.format("reward"))
+    notebook_tree("05_ppo", MAKE, "for p in ('sft', 'reward_model'): stages.require(p, settings)",
+                  "artifacts.save_stage('ppo', settings, Weights(),\n"
+                  "                     parents=['sft', 'reward_model'])")
+    here = settings(sft__epochs=3)
+    folder = stages.require("ppo", here)
+    assert folder == here.artifacts / "ppo"
+    line = capsys.readouterr().out.splitlines()
+    assert line == ["Stage ppo does not exist yet; making it with notebook 05_ppo "
+                    "(time not known yet)."]
+    times = {name: (here.artifacts.parent / f"{name}.log").read_text().count("1")
+             for name in ("sft", "reward")}
+    assert times == {"sft": 1, "reward": 1}
+    assert artifacts.stage_info("sft", here)["settings"]["sft.epochs"] == 3
+    stages.require("ppo", here)  # nothing left to do
+    assert capsys.readouterr().out == ""
+
+
+def test_a_maker_that_makes_nothing_is_an_error(settings, notebook_tree):
+    notebook_tree("03_sft", "pass")
+    with pytest.raises(RuntimeError, match="notebook 03 ran, but stage sft: does not exist yet"):
+        stages.require("sft", settings())
+
+
+def test_bad_input_met_by_a_maker_stays_one_sentence(settings, notebook_tree):
+    notebook_tree("03_sft", "from helpers.errors import UserError\nraise UserError('row 3: no.')")
+    with pytest.raises(UserError, match=r"^row 3: no\.$"):
+        stages.require("sft", settings())
+
+
+def test_where_the_base_comes_from(settings, tmp_path):
+    assert artifacts.base_place("base", settings()) == ROOT / "data" / "models" / "base"
+    assert artifacts.base_place("base", settings(models__base="owner/name")) == "owner/name"
+    assert artifacts.base_place("base", settings(models__base=str(tmp_path))) == tmp_path
+    scratch = settings(models__base="scratch")
+    assert artifacts.base_place("base", scratch) == scratch.artifacts / "base"
+    real = settings(data__reviews=str(tmp_path))
+    assert artifacts.base_place("classifier", real) == real.artifacts / "classifier"
+    assert artifacts.stage_hash("base", settings(models__base="owner/name")) == "owner/name"
+
+
+def test_a_base_from_scratch_is_trained_once(settings, monkeypatch, capsys):
+    def train(stage, here):
+        artifacts.save_stage(stage, here, Weights())
+
+    monkeypatch.setattr(scratch, "_train_base", train)
+    here = settings(models__base="scratch")
+    assert stages.require("base", here) == here.artifacts / "base"
+    assert "training it from scratch" in capsys.readouterr().out
+    stages.require("base", here)
+    assert capsys.readouterr().out == ""
+    wider = settings(models__base="scratch", models__scratch__n_layer=2)
+    stages.require("base", wider)
+    assert "models.scratch.n_layer was 4, is 2" in capsys.readouterr().out
+
+
+def test_a_small_base_from_scratch_learns_and_loads(settings, tmp_path, capsys):
+    import torch
+
+    reviews = [{"text": f"A {word} film number {i}.", "label": i % 2}
+               for i, word in enumerate(["good", "bad"] * 150)]
+    folder = tmp_path / "reviews"
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = "".join(json.dumps(row) + "\n" for row in reviews)
+        (folder / f"{split}.jsonl").write_text(rows)
+    pairs = [{"chosen": f"\n\nHuman: What is {i}?\n\nAssistant: It is {i}.",
+              "rejected": f"\n\nHuman: What is {i}?\n\nAssistant: No."} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    size = {"vocab_size": 300, "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 32,
+            "tokens": 10_000, "batch_tokens": 512, "classifier_vocab_size": 200,
+            "classifier_layers": 1, "classifier_dim": 32, "classifier_heads": 2,
+            "classifier_epochs": 1, "classifier_max_length": 16}
+    here = settings(models__base="scratch", data__reviews=str(folder),
+                    data__preferences=str(tmp_path / "pairs.jsonl"),
+                    **{f"models__scratch__{key}": value for key, value in size.items()})
+    torch.manual_seed(5)
+    place = stages.require("base", here)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))  # training on the way changes no later draw
+    assert (place / "model.safetensors").is_file() and (place / "tokenizer.json").is_file()
+    curve = artifacts.stage_info("base", here)["metrics"]["curve"]
+    assert curve[-1][1] < 0.8 * curve[0][1]
+    assert stages.require("classifier", here) == here.artifacts / "classifier"
+    assert "accuracy" in artifacts.stage_info("classifier", here)["metrics"]
+    capsys.readouterr()
+    stages.require("base", here)
+    stages.require("classifier", here)
+    assert capsys.readouterr().out == ""

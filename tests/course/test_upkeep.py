@@ -1,0 +1,216 @@
+"""Lint, sync, refresh and regress: what is stored in notebooks/ is clean, true and compared."""
+
+import copy
+import json
+
+import pytest
+
+from helpers import profiles
+from helpers.course import execute, runner
+from helpers.course.upkeep import lint, refresh, regress, results, sync
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+
+def code(source, count=None, outputs=(), tags=()):
+    return {"cell_type": "code", "id": f"c{abs(hash(source)) % 10**6}", "source": [source],
+            "metadata": {"tags": list(tags)} if tags else {}, "execution_count": count,
+            "outputs": list(outputs)}
+
+
+def stream(text, name="stdout"):
+    return {"output_type": "stream", "name": name, "text": [text]}
+
+
+@pytest.fixture
+def good():
+    return {
+        "nbformat": 4, "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3",
+                                    "language": "python"}},
+        "cells": [
+            {"cell_type": "markdown", "id": "title", "metadata": {}, "source": ["# 01 · Test\n"]},
+            code("import sys", 1),
+            code('profile = "embedded"\noverrides = {}\nseed = 0', 2, tags=["parameters"]),
+            code("print(1)", 3, [stream("1\n")]),
+        ],
+    }
+
+
+@pytest.fixture
+def problems(tmp_path):
+    def look(content):
+        path = tmp_path / "01_test.ipynb"
+        path.write_text(json.dumps(content))
+        return lint.notebook_problems(path)
+    return look
+
+
+def test_a_good_notebook_passes(good, problems):
+    assert problems(good) == []
+
+
+def change(cell, **values):
+    return lambda nb: nb["cells"][cell].update(values)
+
+
+BREAKS = {
+    "tag 'parameter' is not one of ours": change(3, metadata={"tags": ["parameter"]}),
+    "1 of 3 code cells are not executed": change(3, execution_count=None),
+    "code cell 3: ends with a semicolon": change(3, source=["print(1);"]),
+    "has execution count 5": change(3, execution_count=5),
+    "code cell 3: 26 lines": change(3, source=["x = 1\n"] * 26),
+    "ends in an error": change(3, outputs=[{"output_type": "error", "ename": "E", "evalue": "",
+                                            "traceback": []}]),
+    "a warning in the output": change(3, outputs=[stream("UserWarning: mind\n")]),
+    "output on stderr": change(3, outputs=[stream("10%|", "stderr")]),
+    "an absolute path in the output: /home/ann/x": change(3, outputs=[stream("in /home/ann/x\n")]),
+    "an absolute path in the output: C:\\Users": change(3, outputs=[stream("in C:\\Users\\x\n")]),
+    "0 cells are tagged parameters": change(2, metadata={}),
+    "the parameters cell lacks overrides": change(2, source=["profile = 1\nseed = 0"]),
+    "not the title `# 01 · …`": change(0, source=["# Test"]),
+    "kernelspec is not python3": lambda nb: nb["metadata"]["kernelspec"].update(name="conda"),
+    "widget metadata has no state": lambda nb: nb["metadata"].update(
+        widgets={lint.WIDGETS: {"version_major": 2}}),
+    "papermill's metadata": lambda nb: nb["metadata"].update(papermill={}),
+    "differs from helper errors.UserError": change(
+        3, metadata={"tags": ["source:errors.UserError"]}),
+    "names nothing in helpers/errors.py": change(3, metadata={"tags": ["source:errors.Nobody"]}),
+    "names no helper": change(3, metadata={"tags": ["source:nowhere.f"]}),
+    "not a valid notebook": lambda nb: nb["cells"][3].pop("outputs") and None or
+        nb["cells"][3].update(outputs=[{"output_type": "nonsense"}]),
+    "2.1 MB": change(3, outputs=[stream("x" * 2_100_000)]),
+}
+
+
+@pytest.mark.parametrize("words", BREAKS)
+def test_each_fault_is_named(good, problems, words):
+    BREAKS[words](good)
+    assert any(words in text for text in problems(good)), problems(good)
+
+
+def test_paths_of_the_web_and_fractions_are_no_absolute_paths(good, problems):
+    text = "https://example.org/home/x and 1/2 or data/work/x, either/or ~/x ratio: a/b\n"
+    good["cells"][3]["outputs"] = [stream(text)]
+    assert problems(good) == []
+
+
+def test_the_set_up_cell_is_the_same_everywhere(good, tmp_path):
+    other = copy.deepcopy(good)
+    other["cells"][1]["source"] = ["import os"]
+    paths = []
+    for name, content in (("01_a", good), ("02_b", good), ("03_c", other)):
+        paths.append(tmp_path / f"{name}.ipynb")
+        paths[-1].write_text(json.dumps(content))
+    assert [name for name, _ in lint.set_up_problems(paths)] == ["03_c.ipynb"]
+
+
+def test_source_is_read_with_decorators_and_from_classes(tmp_path):
+    (tmp_path / "toy.py").write_text(
+        "import functools\n\n@functools.cache\ndef f(x):\n    '''Doc.'''\n    return x  # why\n\n\n"
+        "class A:\n    def g(self):\n        return 1\n")
+    assert sync.helper_source("toy.f", tmp_path) == (
+        "@functools.cache\ndef f(x):\n    '''Doc.'''\n    return x  # why")
+    assert sync.helper_source("toy.A.g", tmp_path) == "def g(self):\n    return 1"
+    for name in ("toy", "toy.h", "toy.A.h", "none.f"):
+        with pytest.raises(UserError):
+            sync.helper_source(name, tmp_path)
+
+
+def test_sync_writes_the_helper_into_tagged_cells(good, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RLHF_NOTEBOOKS", str(tmp_path))
+    good["cells"][3]["metadata"] = {"tags": ["source:errors.UserError"]}
+    path = tmp_path / "01_test.ipynb"
+    path.write_text(json.dumps(good))
+    sync.sync()
+    cell = execute.read_notebook(path)["cells"][3]
+    assert "".join(cell["source"]) == sync.helper_source("errors.UserError")
+    assert "source:errors.UserError brought up to date" in capsys.readouterr().out
+    before = path.stat().st_mtime_ns
+    sync.sync()
+    assert path.stat().st_mtime_ns == before
+    assert "All shown sources" in capsys.readouterr().out
+
+
+def test_a_refresh_keeps_results_and_drops_the_run(notebook_tree, capsys):
+    path = notebook_tree(
+        "01_x",
+        "import sys, pathlib\nprint('a')\nprint('bar: 10%|', file=sys.stderr)\nprint('b')",
+        f"print({str(ROOT)!r} + '/data/x and', pathlib.Path({str(ROOT)!r}) / 'runs')",
+        "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass\n1 + 1")
+    assert refresh.refresh(["01"]) == 0
+    content = execute.read_notebook(path)
+    cells = [c for c in content["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in cells] == [1, 2, 3, 4]
+    assert lint.output_texts(cells[1]) == ["a\nb\n"]
+    assert lint.output_texts(cells[2]) == ["data/x and runs\n"]
+    assert lint.output_texts(cells[3])[-1] == "2"
+    text = path.read_text()
+    assert all(word not in text for word in ('papermill', '"stderr"', 'widget-view'))
+    assert lint.notebook_problems(path) == []
+    assert cells[0]["metadata"] == {"tags": ["parameters"]}
+
+
+def test_marks_of_an_earlier_run_are_dropped(good):
+    good["metadata"]["papermill"] = good["cells"][3]["metadata"]["papermill"] = {"duration": 1}
+    merged = refresh.merge(good, copy.deepcopy(good))
+    assert "papermill" not in json.dumps(merged)
+
+
+def test_outputs_of_the_last_run_can_be_stored(notebook_tree, tmp_path, monkeypatch):
+    first = notebook_tree("01_x", "print(1)")
+    second = notebook_tree("02_x", "print(2)")
+    here = profiles.load_profile("embedded", {"out": str(tmp_path)})
+    for module in (refresh, results):
+        monkeypatch.setattr(module, "load_profile", lambda name: here)
+    with pytest.raises(UserError, match="run make course first"):
+        refresh.refresh([], stored=True)
+    runner.run([first], overrides={"out": str(tmp_path)}, seed=1)
+    with pytest.raises(UserError, match="another seed"):
+        refresh.refresh(["01"], stored=True)
+    runner.run([first], overrides={"out": str(tmp_path)})
+    assert refresh.refresh(["01"], stored=True) == 0
+    assert lint.notebook_problems(first) == []
+    assert lint.output_texts(execute.read_notebook(first)["cells"][2]) == ["1\n"]
+    with pytest.raises(UserError, match="02_x.ipynb has not been run"):
+        refresh.refresh(["02"], stored=True)
+    second.rename(first)
+    with pytest.raises(UserError, match="has changed since it was run"):
+        refresh.refresh(["01"], stored=True)
+
+
+def test_the_readme_shows_the_last_run():
+    rows = {"04_reward_modelling": {"seconds": 61.2, "peak_memory_mb": 900.4,
+                                    "metrics": {"accuracy": 0.7812, "ece": None}}}
+    table = results.render(rows)
+    assert "| 04 | 61 | 900 | accuracy 0.781 | held-out pairs |" in table
+    assert "All notebooks: 1.0 minutes" in table and "| 05 |" not in table
+
+
+def test_a_refresh_that_fails_changes_nothing(notebook_tree, capsys):
+    path = notebook_tree("01_x", "1 / 0")
+    before = path.read_bytes()
+    assert refresh.refresh([]) == 1
+    assert path.read_bytes() == before
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_nothing_to_compare_is_an_error(good, notebook_tree):
+    assert regress.unexecuted(good) is None
+    good["cells"][3]["execution_count"] = None
+    assert "1 of 3 code cells were never executed" in regress.unexecuted(good)
+    good["cells"][3].update(execution_count=3, metadata={"tags": ["nbval-ignore-output"]})
+    assert "no cell that nbval compares" in regress.unexecuted(good)
+    notebook_tree("01_x", "print(1)")
+    with pytest.raises(UserError, match="never executed"):
+        regress.regress()
+
+
+def test_regress_compares_text_and_forgives_times(notebook_tree, capfd):
+    path = notebook_tree("01_x", "import time\nprint('took', time.time() % 100, 's')", "print(1)")
+    assert refresh.refresh([]) == 0
+    assert regress.regress() == 0
+    content = execute.read_notebook(path)
+    content["cells"][3]["outputs"][0]["text"] = ["2\n"]
+    sync.write_notebook(path, content)
+    assert regress.regress() == 1

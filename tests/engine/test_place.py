@@ -1,0 +1,27 @@
+"""Where and in which precision a computation runs."""
+
+import pytest
+import torch
+from support import from_scratch
+
+from helpers.engine import place
+from helpers.profiles import load_profile
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_mixed_precision_asks_the_profile_and_the_machine(monkeypatch, fast):
+    monkeypatch.setattr(place, "fast_bfloat16", lambda kind: fast)
+    assert place.mixed_precision(load_profile()) is fast
+    assert not place.mixed_precision(load_profile("embedded", {"mixed_precision": "none"}))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_plain_attention_predicts_the_same(architecture):
+    model, tokenizer, _ = from_scratch(architecture=architecture, tokens=3000)
+    batch = tokenizer(["The old cat sat on", "The"], return_tensors="pt", padding=True)
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        before = model(**batch).logits[:, -1]
+        after = place.plain_attention(model)(**batch).logits[:, -1]
+    assert model.config._attn_implementation == "eager"
+    assert torch.allclose(before, after, atol=1e-5)

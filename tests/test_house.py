@@ -1,0 +1,156 @@
+"""The plan of the house: floors, circles, doors, and the map in `helpers/__init__`."""
+
+import ast
+import json
+import re
+from graphlib import TopologicalSorter
+
+import pytest
+
+import helpers
+from helpers.paths import ROOT
+
+HOUSE = ROOT / "helpers"
+# A room (a file at the door, or a folder) imports rooms of lower floors only. From the ground up.
+FLOORS = (
+    ("errors", "paths"),
+    ("profiles", "ppo", "ppo_diagnostics", "feedback", "gridworld", "world"),
+    ("engine", "control", "widgets", "plots", "exercises"),
+    ("data", "generation", "sft"),
+    ("evaluation", "scratch"),
+    ("models", "course"),
+    ("reward", "ppo_trainer"),
+    ("feedback_loop", "ppo_loop", "trl_adapter"),
+)
+MOST_AT_THE_DOOR = 26  # files and folders, `settings` counted, `__init__` and `__main__` not
+DYNAMIC = {"__init__.py", "course/__init__.py"}  # the only files that import by a computed name
+
+
+def files():
+    return sorted(HOUSE.rglob("*.py"))
+
+
+def name_of(path):
+    """Dotted name below `helpers`; a package is named without `__init__`."""
+    parts = path.relative_to(HOUSE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in files()}
+
+
+def imports(path):
+    """Modules of the house that a file imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports by dots hide where they go"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            assert path.relative_to(HOUSE).as_posix() in DYNAMIC, f"{path}: a hidden import"
+    inside = {name.removeprefix("helpers.") for name in found if name.startswith("helpers.")}
+    return (inside & set(MODULES)) - {name_of(path)}
+
+
+def room(module):
+    return module.partition(".")[0]
+
+
+def doors():
+    found = {p.stem for p in HOUSE.glob("*.py")} | {p.name for p in HOUSE.iterdir() if p.is_dir()}
+    return found - {"__init__", "__main__", "__pycache__"}
+
+
+def test_every_room_stands_on_one_floor():
+    placed = [name for floor in FLOORS for name in floor]
+    assert len(placed) == len(set(placed))
+    assert set(placed) == doors() - {"settings"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name and name != "__main__"])
+def test_imports_run_down(module):
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    for other in imports(MODULES[module]):
+        if room(other) != room(module):
+            assert floor[room(other)] < floor[room(module)], f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("folder", sorted(
+    path.parent.name for path in HOUSE.glob("*/__init__.py")))
+def test_no_circle_inside_a_folder(folder):
+    inside = {name for name in MODULES if room(name) == folder}
+    faces = {name for name in inside if MODULES[name].name == "__init__.py"}
+    TopologicalSorter({  # raises CycleError; a face is imported with every part, and hands on
+        name: {other for other in imports(MODULES[name]) & inside if other not in faces}
+        for name in inside - faces}).prepare()
+
+
+def test_what_the_face_of_the_course_hands_on_stands_in_lower_rooms_or_in_its_own():
+    from helpers import course
+
+    assert {place.partition(".")[0] for place in course._API.values()} <= {"course", "engine"}
+
+
+def test_the_door_is_not_crowded_and_each_says_what_is_behind_it():
+    assert len(doors()) <= MOST_AT_THE_DOOR
+    for name, path in MODULES.items():
+        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert doc and len(doc.splitlines()[0]) > 20, name
+
+
+def rows_of_the_map():
+    rows = re.findall(r"^\| `(\w+)/?` \| (.+) \| (.*?) ?\|$", helpers.__doc__, re.M)
+    return {name: set(re.findall(r"\d\d", numbers)) or ({"all"} if numbers == "all" else set())
+            for name, _, numbers in rows}
+
+
+def named_by(notebook):
+    """Modules at the door that a notebook's code imports."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module == "helpers":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers."):
+            found.add(node.module.split(".")[1])
+    return {room(helpers.MOVED.get(name, f"helpers.{name}").removeprefix("helpers."))
+            for name in found}
+
+
+def test_the_map_says_which_notebook_uses_what():
+    told = rows_of_the_map()
+    assert set(told) == doors() - {"settings"}
+    used = {name: set() for name in told}
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    for notebook in notebooks:
+        for name in named_by(notebook):
+            used[name].add(notebook.name[:2])
+    everywhere = {n.name[:2] for n in notebooks}
+    for name, numbers in told.items():
+        assert (everywhere if numbers == {"all"} else numbers) == used[name], name
+
+
+def test_what_no_notebook_names_stands_behind_a_door():
+    """Nothing in a notebook reaches past a face."""
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        text = notebook.read_text(encoding="utf-8")
+        for name in re.findall(r"(?:from|import) helpers\.(\w+)\.", text):
+            pytest.fail(f"{notebook.name} reaches into helpers/{name}/")
+
+
+def test_modules_that_moved_are_found_by_their_old_names():
+    import importlib
+
+    for old, new in helpers.MOVED.items():
+        assert importlib.import_module(f"helpers.{old}") is importlib.import_module(new)
+        assert getattr(helpers, old) is importlib.import_module(new)
+    from helpers.comparison import davidson
+    from helpers.sentiment import gold_sentiment
+
+    from helpers import world
+    from helpers.reward import ties
+
+    assert davidson is ties.davidson and gold_sentiment is world.gold_sentiment
