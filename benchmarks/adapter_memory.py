@@ -26,10 +26,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
 import torch
-from _alone import measure_alone
 
+from benchmarks.shared import store
+from benchmarks.shared.memory import measure_alone
 from helpers import models, reward
 from helpers.course.execute import Memory, tree_memory
 from helpers.paths import ROOT
@@ -142,8 +142,8 @@ def main() -> int:
              for row in rows[1:]}
     print(ratio)
     if not arguments.trial:
-        print("stored:", _store.save("adapter_memory", rows, ratio=ratio, steps=STEPS,
-                                     pairs=arguments.pairs, tokens=arguments.tokens).name)
+        print("stored:", store.save("adapter_memory", rows, ratio=ratio, steps=STEPS,
+                                    pairs=arguments.pairs, tokens=arguments.tokens).name)
     return 0
 
 

@@ -19,11 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
-import more_pairs
-import reward_curves
 import torch
 
+from benchmarks.shared import reward_bench, store
 from helpers import data, models, sft
 from helpers.course import session
 from helpers.evaluation import bits_per_byte
@@ -46,11 +44,11 @@ def run(name: str, settings) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        bench = reward_curves.Bench(settings.threads, settings.reward.eval_pairs,
-                                    source=Path(folder))
+        bench = reward_bench.Bench(settings.threads, settings.reward.eval_pairs,
+                                   source=Path(folder))
         bench.validation = data.load_pairs(settings, "validation")
-        found = more_pairs.fit_and_judge(
-            bench, bench.train, more_pairs.gold_margins(bench.test))
+        found = reward_bench.fit_and_judge(
+            bench, bench.train, reward_bench.gold_margins(bench.test))
     return row | {"sft_seconds": round(seconds, 1)} | found
 
 
@@ -61,14 +59,14 @@ def main() -> int:
     session.quiet()
     settings = load_profile("embedded")
     torch.set_num_threads(settings.threads)
-    stored = _store.load("backbones") or {"rows": []}
+    stored = store.load("backbones") or {"rows": []}
     rows = {row["backbone"]: row for row in stored["rows"]}
     for name in arguments.only:
         rows[name] = run(name, settings)
         print(rows[name], flush=True)
         ordered = sorted(rows.values(), key=lambda row: -row["bits_per_byte_dialogues"])
         best = ordered[-1]["expected_accuracy"]
-        path = _store.save("backbones", ordered, ratio={
+        path = store.save("backbones", ordered, ratio={
             row["backbone"]: round(row["expected_accuracy"] / best, 4) for row in ordered[:-1]})
     print("stored:", path.name)
     return 0

@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
 import torch
 
+from benchmarks.shared import store
 from helpers import control
 
 GOALS = {"CartPole-v1": 500.0, "Acrobot-v1": -90.0}
@@ -55,7 +55,7 @@ def main() -> int:
                   f", {row['cpu_seconds']:.1f} s", flush=True)
         missed += arguments.seeds - solved
         print(f"{name}: {solved} of {arguments.seeds} seeds reach {GOALS[name]:.0f}")
-    print("stored:", _store.save("control", rows, goals=GOALS).name)
+    print("stored:", store.save("control", rows, goals=GOALS).name)
     return int(missed > 0)
 
 

@@ -18,8 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
-import _store
-
+from benchmarks.shared import store
 from helpers import data
 from helpers.models import base_source
 from helpers.paths import ROOT
@@ -74,7 +73,7 @@ def main() -> int:
     for name, seconds in best.items():
         print(f"{name.removesuffix('_seconds'):<10}{seconds:6.2f} s")
     print(f"loading and tokenising: {total:.2f} s (asked: {GOAL:g})")
-    print("stored:", _store.save(
+    print("stored:", store.save(
         "loading", rows, ratio={"loaders over bare parsing": round(
             best["load_seconds"] / best["parse_seconds"], 3)},
         total_seconds=round(total, 2), goal_seconds=GOAL, texts=len(texts), tokens=tokens).name)

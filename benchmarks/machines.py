@@ -28,11 +28,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
-
+from benchmarks.shared import store
 from helpers.course import expected
-
-ROOT = Path(__file__).resolve().parent.parent
+from helpers.paths import ROOT
 
 
 def threads(count: int) -> dict[str, str]:
@@ -117,7 +115,7 @@ def main() -> int:
     unknown = set(given.what) - {"test", "test-slow", "course"}
     if unknown:
         parser.error(f"cannot run {unknown.pop()!r}; there are test, test-slow and course.")
-    stored, commit = _store.load("machines") or {"rows": []}, _store.commit()
+    stored, commit = store.load("machines") or {"rows": []}, store.commit()
     rows = [row for row in stored["rows"] if row["commit"] == commit]
     known = {(row["what"], row["machine"]) for row in rows}
     for what in given.what:
@@ -131,7 +129,7 @@ def main() -> int:
                          else run_tests(what, variables, Path(out)))
             rows.append({"what": what, "machine": machine, "commit": commit,
                          "seconds": round(time.monotonic() - begun, 1), **found})
-            _store.save("machines", rows)
+            store.save("machines", rows)
     for row in rows:
         show(row)
     return 1 if any(row["failed"] for row in rows) else 0

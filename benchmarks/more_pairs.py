@@ -19,13 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
-import numpy as np
-import reward_curves
 import torch
 
+from benchmarks.shared import reward_bench, store
 from data import build
-from helpers import data, models, reward, world
+from helpers import data
 from helpers.course import session
 from helpers.profiles import load_profile
 
@@ -37,8 +35,7 @@ def fresh_pairs(count: int, test: list[dict]) -> list[dict]:
     known = {row[side] for row in test for side in ("chosen", "rejected")}
     with tempfile.TemporaryDirectory() as folder:
         scale = count / build.SIZES["preferences"]["train"]
-        build.write_preferences(Path(folder), "train", SEED, scale,
-                                reward_curves.SOURCE)
+        build.write_preferences(Path(folder), "train", SEED, scale, reward_bench.SOURCE)
         rows = data.load_pairs(load_profile("embedded", {"data.root": folder}), "train")
     return [row for row in rows if not {row["chosen"], row["rejected"]} & known]
 
@@ -50,30 +47,6 @@ def with_majority(pairs: list[dict]) -> list[dict]:
                    "probability": 1 - row["probability"]} for row in pairs]
 
 
-def gold_margins(pairs: list[dict]) -> np.ndarray:
-    """True utility of the chosen less that of the rejected responses: (n,)."""
-    return np.array([world.gold_utility(row["prompt"], row["chosen"])
-                     - world.gold_utility(row["prompt"], row["rejected"]) for row in pairs])
-
-
-def fit_and_judge(bench: reward_curves.Bench, pairs: list[dict], gold: np.ndarray) -> dict:
-    """One reward model, trained and scored as notebook 04 does it."""
-    settings, start = bench.settings, time.perf_counter()
-    bf16 = models.mixed_precision(settings)
-    model = bench.model(settings.seed)
-    fitted = reward.fit_weight(
-        reward.likelihood_margins(model, bench.tokenizer, bench.validation))
-    reward.use_likelihood(model, min(fitted, settings.reward.likelihood))
-    bench.fit(model, pairs, settings.seed, evaluations=4, patience=settings.reward.patience,
-              bf16=bf16)
-    margins = np.subtract(*reward.score_pairs(model, bench.tokenizer, bench.test, bf16=bf16))
-    found = bench.judge(margins)
-    ceiling = reward.bayes_ceiling([row["probability"] for row in bench.test]).mean()
-    return {"pairs": len(pairs), "seconds": round(time.perf_counter() - start, 1), **found,
-            "share_of_ceiling": round(found["expected_accuracy"] / float(ceiling), 4),
-            "margin_correlation": round(reward.rank_correlation(margins, gold), 4)}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fresh", type=int, default=16000)
@@ -81,21 +54,21 @@ def main() -> int:
     session.quiet()
     settings = load_profile("embedded")
     torch.set_num_threads(settings.threads)
-    bench = reward_curves.Bench(settings.threads, settings.reward.eval_pairs)
+    bench = reward_bench.Bench(settings.threads, settings.reward.eval_pairs)
     bench.validation = data.load_pairs(settings, "validation")
     shipped, test = bench.train, bench.test
     start = time.perf_counter()
     fresh = fresh_pairs(arguments.fresh, test)
     seconds = time.perf_counter() - start
     print(f"{len(fresh)} fresh pairs in {seconds:.0f} s", flush=True)
-    gold = gold_margins(test)
+    gold = reward_bench.gold_margins(test)
     rows = []
     for arm, pairs in (("as shipped", shipped), ("labels of the majority", with_majority(shipped)),
                        ("with fresh pairs", shipped + fresh)):
-        rows.append({"arm": arm} | fit_and_judge(bench, pairs, gold))
+        rows.append({"arm": arm} | reward_bench.fit_and_judge(bench, pairs, gold))
         print(rows[-1], flush=True)
     base = rows[0]["expected_accuracy"]
-    print("stored:", _store.save(
+    print("stored:", store.save(
         "more_pairs", rows, test_pairs=len(test), seconds_to_make=round(seconds),
         ratio={row["arm"]: round(row["expected_accuracy"] / base, 4) for row in rows[1:]}).name)
     return 0

@@ -34,11 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import _store
 import numpy as np
 import torch
 from torch.utils.mkldnn import to_mkldnn
 
+from benchmarks.shared import store
 from helpers import course, data, models, ppo_trainer, reward, trl_adapter
 from helpers.engine import place
 from helpers.profiles import load_profile
@@ -319,7 +319,7 @@ def main() -> int:
                 ratios[key] = round(row["ratio"], 3)
                 quartiles[key] = [round(row["ratio_low"], 3), round(row["ratio_high"], 3)]
                 missed += kind == "natural length" and row["ratio"] < goal
-    print("stored:", _store.save(
+    print("stored:", store.save(
         "ppo", rows, ratio=ratios, quartiles=quartiles, goals=GOALS, batch=BATCH, epochs=EPOCHS,
         kinds=KINDS, matmul_gflops={k: round(v, 1) for k, v in rates.items()},
     ).name)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
 import numpy as np
 import torch
 
+from benchmarks.shared import store
 from helpers import course, data, evaluation, generation, models, reward, world
 from helpers.ppo_trainer import PPO, PPOConfig
 
@@ -102,7 +102,7 @@ def main() -> int:
             rows.append(row)
             print(f"{row['label']:<28}{seed:>5}{row['reward']:>8.2f}{row['gold']:>8.3f}"
                   f"{row['kl']:>8.2f}{row['distinct']:>9.2f}{row['cpu_seconds']:>7.0f}", flush=True)
-            _store.save("ppo_ablations", rows, threads=torch.get_num_threads())
+            store.save("ppo_ablations", rows, threads=torch.get_num_threads())
     return 0
 
 

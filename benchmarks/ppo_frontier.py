@@ -24,85 +24,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-import _store
 import numpy as np
 
-from helpers import (
-    course,
-    data,
-    evaluation,
-    generation,
-    models,
-    ppo_trainer,
-    reward,
-    trl_adapter,
-)
+from benchmarks.shared import imdb_task, store
+from helpers import course, trl_adapter
 from helpers.course.runner import parse_assignments
-from helpers.world import gold_sentiment
 
 TRAINERS = ("TRL", "ours")
 
 
-class Job:
-    """What all runs share: the untouched model, the judge, the prompts, the measure before."""
-
-    def __init__(self, overrides: dict, prompts: int, repeats: int = 2):
-        self.settings = course.start("embedded", overrides, 0)
-        self.overrides, self.task, self.repeats = overrides, self.settings.ppo_trl, repeats
-        self.policy, self.tokenizer = models.load_imdb_policy(self.settings)
-        models.disable_dropout(self.policy).float().eval()
-        self.reference = models.freeze(copy.deepcopy(self.policy))
-        classifier, words = models.load_classifier(self.settings)
-        self.made_of = evaluation.task_hash(self.reference, classifier, self.task)
-        self.reward_fn = reward.chosen_reward(self.settings, models.freeze(classifier), words)
-        self.train = self._prompts("train", self.task.total_episodes, 0)
-        self.test = self._prompts("test", prompts, 1)
-        self.before = self.measure(self.reference)
-
-    def _prompts(self, split: str, count: int, seed: int) -> list[str]:
-        reviews = [row["text"] for row in data.load_reviews(self.settings, split)]
-        return data.cut_prompts(
-            reviews, self.tokenizer, count, self.task.prompt_tokens_min,
-            self.task.prompt_tokens_max, seed=seed)
-
-    def measure(self, policy) -> dict:
-        """Means over the held-out prompts; the same random numbers each time."""
-        m = evaluation.measure(policy, self.reference, self.tokenizer, self.test, self.reward_fn,
-                                self.task, gold_sentiment, self.repeats)
-        row = {"reward": m["scores"].mean(), "gold": m["gold"].mean(), "kl": m["kl"].mean(),
-               "entropy": m["entropy"], "distinct": evaluation.distinct_share(m["texts"])}
-        return {key: round(float(value), 4) for key, value in row.items()}
-
-    def gains(self, row: dict) -> dict:
-        """What a measured policy has gained over the untouched model."""
-        return {f"{key}_gain": round(row[key] - self.before[key], 4) for key in ("reward", "gold")}
-
-
-def moments(updates: int, points: int) -> set[int]:
-    """The updates after which the policy is measured; the last is among them."""
-    return set(np.linspace(0, updates, points + 1).round().astype(int).tolist()) - {0}
-
-
-def run_ours(job: Job, seed: int, points: int, **changes) -> list[dict]:
-    """One run of the course's trainer; `changes` are to fields of its `PPOConfig`."""
-    settings = course.start("embedded", job.overrides, seed)
-    config = trl_adapter.our_config(settings, **changes)
-    rows, due = [], moments(config.updates, points)
-
-    def watch(trainer, row):
-        if row["step"] in due:
-            rows.append({"episodes": row["episodes"], "kl_coef": round(row["kl_coef"], 4),
-                         **job.measure(trainer.policy)})
-
-    trainer = ppo_trainer.PPO(
-        copy.deepcopy(job.policy), job.reference, job.reward_fn, job.tokenizer, config,
-        value_model=trl_adapter.new_value_model(job.policy, job.tokenizer.pad_token_id),
-        callbacks=[watch])
-    trainer.train(job.train)
-    return rows
-
-
-def run_trl(job: Job, seed: int, points: int) -> list[dict]:
+def run_trl(job: imdb_task.Job, seed: int, points: int) -> list[dict]:
     """One run of TRL's trainer."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -114,7 +45,7 @@ def run_trl(job: Job, seed: int, points: int) -> list[dict]:
 
     class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **_):
-            if state.global_step in moments(state.max_steps, points):
+            if state.global_step in imdb_task.moments(state.max_steps, points):
                 rows.append({"episodes": state.episode, **job.measure(model.policy)})
 
     with tempfile.TemporaryDirectory() as folder, trl_adapter.quiet():
@@ -126,33 +57,6 @@ def run_trl(job: Job, seed: int, points: int) -> list[dict]:
             callbacks=[Watch()])
         trl_adapter.train_quietly(trainer)
     return rows
-
-
-def draw(job: Job, prompts: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and gold of `samples` responses of the untouched model, (prompts, samples) each."""
-    chosen = job.test[:prompts]
-    scores, gold = np.zeros((2, len(chosen), samples))
-    together = max(1, 512 // len(chosen))  # draws for each prompt in one call
-    for start in range(0, samples, together):
-        end = min(start + together, samples)
-        rows = chosen * (end - start)
-        texts = generation.sample(job.reference, job.tokenizer, rows, job.task.max_new_tokens,
-                                  job.task.temperature, seed=50_000 + start, batch_size=512).texts
-        scores[:, start:end] = np.reshape(job.reward_fn(rows, texts), (-1, len(chosen))).T
-        gold[:, start:end] = np.reshape(
-            [gold_sentiment(p + t) for p, t in zip(rows, texts, strict=True)],
-            (-1, len(chosen))).T
-    return scores, gold
-
-
-def best_of(scores: np.ndarray, gold: np.ndarray) -> list[dict]:
-    """Best-of-n from the draws for some prompts, as gains over their mean."""
-    curve = evaluation.best_of_curve(scores, gold)
-    return [{"trainer": "best of n", "n": int(n), "kl": round(float(kl), 4),
-             "reward": round(float(reward), 4), "gold": round(float(value), 4),
-             "reward_gain": round(reward - curve["reward"][0], 4),
-             "gold_gain": round(value - curve["gold"][0], 4)}
-            for n, kl, reward, value in zip(*curve.values(), strict=True)]
 
 
 def on_grid(rows: list[dict], key: str, grid: np.ndarray) -> np.ndarray:
@@ -195,11 +99,11 @@ def main() -> int:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     overrides = parse_assignments(arguments.set)
-    job, rows = Job(overrides, arguments.prompts), []
+    job, rows = imdb_task.Job(overrides, arguments.prompts), []
     print(f"before: {job.before}", flush=True)
-    best = best_of(*draw(job, arguments.best_prompts, arguments.samples))
+    best = imdb_task.best_of(*imdb_task.draw(job, arguments.best_prompts, arguments.samples))
     for seed in range(arguments.seeds):
-        for name, run in (("TRL", run_trl), ("ours", run_ours)):
+        for name, run in (("TRL", run_trl), ("ours", imdb_task.run_ours)):
             start = time.perf_counter()
             for row in run(job, seed, arguments.points):
                 rows.append({"trainer": name, "seed": seed, **row, **job.gains(row)})
@@ -210,7 +114,7 @@ def main() -> int:
     for name, area in found["area"].items():
         print(f"{name:<10} area under gold against √KL: {area['mean']:.4f}")
     print(f"ours over TRL: {found['ratio']}")
-    path = _store.save("ppo_frontier", rows + best, before=job.before, overrides=overrides, **found)
+    path = store.save("ppo_frontier", rows + best, before=job.before, overrides=overrides, **found)
     print("stored:", path.name)
     return int(found["ratio"] is None or found["ratio"] < 0.98)
 

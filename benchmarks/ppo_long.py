@@ -33,10 +33,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
 import numpy as np
-import ppo_frontier
 
+from benchmarks.shared import imdb_task, store
 from helpers import course, evaluation, trl_adapter
 from helpers.course.runner import parse_assignments
 from helpers.errors import UserError
@@ -51,7 +50,7 @@ OURS = {"kl_target": 7.7, "kl_horizon": 3000}
 SAME_REPEATS = 16  # responses to each prompt of best-of-n
 
 
-class Job(ppo_frontier.Job):
+class Job(imdb_task.Job):
     """The task of the frontier, its policies measured on the prompts of best-of-n as well."""
 
     def __init__(self, overrides: dict, prompts: int, same_prompts: int):
@@ -79,16 +78,16 @@ class Job(ppo_frontier.Job):
 def kept_draws(
     job: Job, prompts: int, samples: int, folder: Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `ppo_frontier.draw` returns, from `folder` where an earlier run has left it there.
+    """What `imdb_task.draw` returns, from `folder` where an earlier run has left it there.
 
     The file's name tells what draws depend on: models, task, prompts and how many.
     """
     if folder is None:
-        return ppo_frontier.draw(job, prompts, samples)
+        return imdb_task.draw(job, prompts, samples)
     asked = hashlib.sha256(repr(job.test[:prompts]).encode()).hexdigest()[:16]
     path = folder / f"draws-{job.made_of}-{asked}-{samples}.npz"
     if not path.exists():
-        scores, gold = ppo_frontier.draw(job, prompts, samples)
+        scores, gold = imdb_task.draw(job, prompts, samples)
         folder.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".part")
         with aside.open("wb") as file:
@@ -156,13 +155,13 @@ def main() -> int:
         parser.error(str(error))
     job = Job(overrides, arguments.prompts, arguments.best_prompts)
     scores, gold = kept_draws(job, arguments.best_prompts, arguments.samples, arguments.draws)
-    best = ppo_frontier.best_of(scores, gold)
+    best = imdb_task.best_of(scores, gold)
     print(f"before: {job.before}; best of {best[-1]['n']} gains {best[-1]['reward_gain']:.2f} at "
           f"{best[-1]['kl']:.2f} nats", flush=True)
     rows, intervals = [], {}
     for seed in range(arguments.seeds):
         start = time.perf_counter()
-        for row in ppo_frontier.run_ours(job, seed, arguments.points, **changes):
+        for row in imdb_task.run_ours(job, seed, arguments.points, **changes):
             row = {"trainer": "ours", "seed": seed, **row, **job.gains(row)} | {
                 f"same_{key}_gain": round(row[f"same_{key}"] - best[0][key], 4)
                 for key in ("reward", "gold")}
@@ -175,7 +174,7 @@ def main() -> int:
         print(f"seed {seed}: share of best-of-n with its interval {intervals[f'seed {seed}']}, "
               f"{time.perf_counter() - start:.0f} s", flush=True)
     last = [row for row in rows if row["episodes"] == rows[-1]["episodes"]]
-    print("stored:", _store.save(
+    print("stored:", store.save(
         "ppo_long", rows + best, made_of=job.made_of, before=job.before, overrides=overrides,
         changes=changes, best_prompts=arguments.best_prompts, share_intervals=intervals,
         ratio={f"seed {row['seed']}": row["share_of_best_of_n"] for row in last}).name)

@@ -19,11 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
-
+from benchmarks.shared import store
 from helpers.course import expected
+from helpers.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MINUTES = 25
 BOUNDS = ("classifier_accuracy >= 0.72", "reward_after - reward_before >= 1.0", "kl <= 10")
 
@@ -81,7 +80,7 @@ def main() -> None:
         print(f"{row['notebook']:<36} {row['status']:<8} {row['seconds']:7.0f} s")
     for goal, reached in verdicts.items():
         print(f"{'ok    ' if reached else 'MISSED'} {goal}")
-    print("stored in", _store.save("real_text", rows, goals=verdicts).relative_to(ROOT))
+    print("stored in", store.save("real_text", rows, goals=verdicts).relative_to(ROOT))
 
 
 if __name__ == "__main__":

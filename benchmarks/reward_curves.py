@@ -23,91 +23,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
 import numpy as np
 import torch
 
+from benchmarks.shared.reward_bench import SOURCE, Bench, Row
+from benchmarks.shared.store import load, save
 from helpers import comparison, data, models, reward
 from helpers.course import session
-from helpers.paths import ROOT
-from helpers.profiles import load_profile
 
-SOURCE = ROOT / "data" / "models" / "sampler"
 SIZES = (250, 1000, 4000)  # notebook 04 itself adds the point of all pairs
 NOISE = (0.0, 0.2, 0.4)
 MIDDLE = 1000  # pairs of the studies that vary something else than their number
 MARGIN = 0.5
-AT_LEAST = 1000  # pairs seen in a run: few pairs are passed over several times
-Row = dict
-Study = Callable[["Bench", int], Iterator[Row]]
-
-
-class Bench:
-    """Settings, tokenizer and pairs that all runs share, and the backbone's folder."""
-
-    def __init__(self, threads: int, test: int, scale: float = 1.0, source: Path = SOURCE):
-        self.source = source
-        self.settings = load_profile("embedded", {"threads": threads})
-        self.scale = scale
-        self.train = data.load_pairs(self.settings, "train")
-        self.validation = data.load_pairs(self.settings, "validation")[: int(150 * scale)]
-        self.test = data.load_pairs(self.settings, "test")[:test]
-        _, self.tokenizer = models.load_causal(source, self.settings)
-
-    def some(self, count: int, seed: int) -> list[Row]:
-        """`count` training pairs, others for every seed."""
-        count = min(len(self.train), int(count * self.scale))
-        return random.Random(seed).sample(self.train, count)
-
-    def model(self, seed: int, **models_settings) -> torch.nn.Module:
-        """A reward model with an untrained head."""
-        overrides = {f"models.{key}": value for key, value in models_settings.items()}
-        settings = load_profile("embedded", {"threads": self.settings.threads, **overrides})
-        torch.manual_seed(seed)
-        model = models.new_reward_model(self.source, self.tokenizer, settings)
-        return models.add_lora(model, settings, "SEQ_CLS") if settings.models.lora else model
-
-    def fit(self, model, pairs: list[Row], seed: int, **options) -> float:
-        """Train on `pairs` with the profile's settings; returns processor seconds."""
-        chosen = self.settings.reward
-        start = time.process_time()
-        with tempfile.TemporaryDirectory() as folder:
-            reward.train_reward_model(model, self.tokenizer, pairs, self.validation, folder, **{
-                "epochs": self.epochs(len(pairs)), "batch_size": chosen.batch_size,
-                "gradient_accumulation": chosen.gradient_accumulation,
-                "learning_rate": chosen.learning_rate, "warmup_share": chosen.warmup_share,
-                "max_grad_norm": chosen.max_grad_norm, "max_length": chosen.max_length,
-                "evaluations": 2, "seed": seed, **options})
-        return (time.process_time() - start) / torch.get_num_threads()
-
-    def epochs(self, count: int) -> int:
-        """Passes over `count` pairs: the profile's, or more where there are few."""
-        return max(self.settings.reward.epochs, math.ceil(self.scale * AT_LEAST / count))
-
-    def judge(self, margins: np.ndarray) -> Row:
-        """Measures of reward margins on the held-out pairs, by the true probabilities."""
-        p = np.array([row["probability"] for row in self.test])
-        expected = reward.expected_accuracy(margins, p)
-        return {
-            "accuracy": round(float(reward.pair_accuracy(margins).mean()), 4),
-            "expected_accuracy": round(float(expected.mean()), 4),
-            "ece": round(reward.calibration_error(margins, expected), 4),
-            "confidence": round(float((1 / (1 + np.exp(-np.abs(margins)))).mean()), 4),
-        }
-
-    def score(self, model) -> np.ndarray:
-        """Reward margins on the held-out pairs."""
-        return np.subtract(*reward.score_pairs(model, self.tokenizer, self.test))
-
-    def margins(self, model, rows: list[Row]) -> np.ndarray:
-        """r(a) - r(b) of comparisons."""
-        pairs = [row | {"chosen": row["response_a"], "rejected": row["response_b"]} for row in rows]
-        return np.subtract(*reward.score_pairs(model, self.tokenizer, pairs))
-
-    def run(self, model, pairs: list[Row], seed: int, **options) -> Row:
-        """Train and judge."""
-        seconds = self.fit(model, pairs, seed, **options)
-        return {"pairs": len(pairs), "seconds": round(seconds, 1)} | self.judge(self.score(model))
+Study = Callable[[Bench, int], Iterator[Row]]
 
 
 # --- the studies: each yields its rows for one seed -------------------------------------------
@@ -277,13 +205,13 @@ def made_of(bench: Bench) -> str:
 
 def store(bench: Bench, rows: list[Row]) -> Path:
     """Put the new rows in the place of old ones of the same study and seed."""
-    old, source = _store.load("reward_curves") or {}, made_of(bench)
+    old, source = load("reward_curves") or {}, made_of(bench)
     done = {(row["study"], row["seed"]) for row in rows}
     kept = [row for row in old.get("rows", []) if (row["study"], row["seed"]) not in done]
     if old.get("made_of") != source:
         kept = []
     p = np.array([row["probability"] for row in bench.test])
-    return _store.save(
+    return save(
         "reward_curves", sorted(kept + rows, key=lambda row: (row["study"], row["seed"])),
         made_of=source, test_pairs=len(bench.test), margin=MARGIN,
         bayes_ceiling=round(float(reward.bayes_ceiling(p).mean()), 4))

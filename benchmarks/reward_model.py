@@ -19,10 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
 import numpy as np
 import torch
 
+from benchmarks.shared import store
 from helpers import data, models, reward
 from helpers.course import session
 from helpers.profiles import load_profile
@@ -44,8 +44,8 @@ def train_ours(model, tokenizer, pairs: list[dict], folder: str, seed: int) -> f
     lengths = np.array([reward.shared_length(row) for row in rows])
     order = reward.length_grouped_order(lengths, BATCH, seed)
     reward.train_reward_model(
-        model, tokenizer, pairs, pairs[:8], folder, batch_size=BATCH, learning_rate=RATE,
-        max_length=LENGTH, evaluations=0, seed=seed,
+        model, tokenizer, pairs, pairs[:8], folder, reward.RewardConfig(
+            batch_size=BATCH, learning_rate=RATE, max_length=LENGTH, evaluations=0, seed=seed),
     )
     return reward.padding_share(lengths[order], BATCH)
 
@@ -139,8 +139,8 @@ def main() -> int:
     for name in TRL:
         print(f"{name}: {ratio[name]:.2f} times its pairs per second, accuracy "
               f"{accuracy['ours']:.3f} against {accuracy[name]:.3f}")
-    path = _store.save("reward_model", rows, batch_size=BATCH, precision="float32", ratio=ratio,
-                       goals=GOALS)
+    path = store.save("reward_model", rows, batch_size=BATCH, precision="float32", ratio=ratio,
+                      goals=GOALS)
     print("stored:", path.name)
     padding = max(row["padding"] for row in rows if row["trainer"] == "ours")
     print(f"padding at most {padding:.1%} of all tokens")

@@ -21,11 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import _store
 import numpy as np
 import torch
-from _alone import measure_alone
 
+from benchmarks.shared import store
+from benchmarks.shared.memory import measure_alone
 from helpers import ppo
 from helpers.course.execute import Memory, tree_memory
 from helpers.engine.token_logprobs import chosen_logprobs
@@ -107,7 +107,7 @@ def main() -> int:
                 for way, row in found.items()),
                 "ratios {milliseconds:.2f} and {peak_mb:.2f}".format(
                     **ratio[f"{name}, {precision}"]), flush=True)
-    print("stored:", _store.save(
+    print("stored:", store.save(
         "token_logprobs", rows, ratio=ratio, response_tokens=arguments.rows,
         width=arguments.width).name)
     return 0

@@ -52,7 +52,7 @@ the others, so that length tells nothing.
 on the same two million tokens of such text. `floor` holds held-out texts together with the
 log-probability of the generator's way to them, which bounds what any model can reach.
 
-**The truth** is computed from the text alone (`helpers/world.py`, `helpers/sentiment.py`), so it
+**The truth** is computed from the text alone (`helpers/world/`), so it
 also judges what a model writes.
 
 ## What it cannot teach

@@ -75,4 +75,4 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         sys.modules[module.__name__] = importlib.import_module(MOVED[name])
 
 
-sys.meta_path.append(_OldNames())
+sys.meta_path.insert(0, _OldNames())

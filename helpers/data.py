@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.engine.kinds import Row
+from helpers.engine.kinds import Comparison, Demonstration, KnownText, Pair, Review, Row
 from helpers.engine.rows import (
     ASSISTANT,
     HUMAN,
@@ -54,7 +54,7 @@ def plain_prompt(prompt: str) -> str:
     return last.removesuffix(ASSISTANT).strip()
 
 
-def load_reviews(settings: Settings, split: str, limit: int | None = None) -> list[Row]:
+def load_reviews(settings: Settings, split: str, limit: int | None = None) -> list[Review]:
     """Reviews with their label, cleaned, without duplicates, shuffled by a fixed seed."""
     rows = _load(settings, "reviews", split, as_review)
     seen: set[str] = set()
@@ -65,7 +65,7 @@ def load_reviews(settings: Settings, split: str, limit: int | None = None) -> li
     return [unique[i] for i in order[:limit]]
 
 
-def load_pairs(settings: Settings, split: str, limit: int | None = None) -> list[Row]:
+def load_pairs(settings: Settings, split: str, limit: int | None = None) -> list[Pair]:
     """Preference pairs from HH strings, TULU or UltraFeedback messages, or arena rows.
 
     `probability` is the true probability that an annotator prefers `chosen`, where the data come
@@ -78,7 +78,7 @@ def load_pairs(settings: Settings, split: str, limit: int | None = None) -> list
     return _load(settings, "preferences", split, as_pair)[:limit]
 
 
-def load_handwritten() -> list[Row]:
+def load_handwritten() -> list[Pair]:
     """Preference pairs that people wrote for this course, outside of the generator's words.
 
     Their labels are their writers'; no `probability` is known.
@@ -92,7 +92,7 @@ def load_handwritten() -> list[Row]:
     ]
 
 
-def with_margins(pairs: Sequence[Row], mean: float = 0.5) -> list[Row]:
+def with_margins(pairs: Sequence[Pair], mean: float = 0.5) -> list[Pair]:
     """The pairs with a `margin` in units of reward, in proportion to their `score_gap`.
 
     The mean over the pairs is `mean`, so that a constant margin of the same size asks for as much
@@ -114,7 +114,9 @@ def with_margins(pairs: Sequence[Row], mean: float = 0.5) -> list[Row]:
     return [pair | {"margin": gap * unit} for pair, gap in zip(pairs, gaps, strict=True)]
 
 
-def load_comparisons(settings: Settings, split: str, limit: int | None = None) -> list[Row]:
+def load_comparisons(
+    settings: Settings, split: str, limit: int | None = None
+) -> list[Comparison]:
     """Pairwise judgements with ties, in the LMSYS arena's manner; pairs count as "a" or "b".
 
     Which side of a pair stands first is decided by a hash of its text, not by who won; its
@@ -123,7 +125,9 @@ def load_comparisons(settings: Settings, split: str, limit: int | None = None) -
     return _load(settings, "preferences", split, as_comparison)[:limit]
 
 
-def load_demonstrations(settings: Settings, split: str, limit: int | None = None) -> list[Row]:
+def load_demonstrations(
+    settings: Settings, split: str, limit: int | None = None
+) -> list[Demonstration]:
     """Prompts with a response to imitate; `data.demonstrations: preferences` takes the chosen ones.
 
     `auto` means the embedded demonstrations while the preferences are embedded too, and the chosen
@@ -146,7 +150,7 @@ def load_dialogues(settings: Settings, split: str, limit: int | None = None) -> 
     return [render_example(r["prompt"], r["chosen"]) for r in load_pairs(settings, split, limit)]
 
 
-def load_known_texts() -> list[Row]:
+def load_known_texts() -> list[KnownText]:
     """Held-out texts whose probability under the embedded world's generator is known.
 
     Returns:

@@ -69,23 +69,19 @@ def _apply(statistic: Callable[..., Any], resampled: np.ndarray) -> np.ndarray:
 
 
 def wilson_interval(
-    successes: float, total: int, level: float = 0.95
+    successes: int, total: int, level: float = 0.95
 ) -> tuple[float, float, float]:
     """Wilson's score interval for a share, which stays inside [0, 1] (Wilson 1927).
 
     Returns:
-        (share, low, high). Half successes (ties) are allowed.
+        (share, low, high).
     """
+    from scipy.stats import binomtest
+
     if total < 1 or not 0 <= successes <= total:
         raise UserError(f"{successes} successes of {total} are no share; check the two counts.")
-    from statistics import NormalDist
-
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    share = successes / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(
-        share * (1 - share) / total + z * z / (4 * total * total))
-    return share, max(0.0, centre - half), min(1.0, centre + half)
+    found = binomtest(int(successes), int(total)).proportion_ci(level, method="wilson")
+    return successes / total, float(found.low), float(found.high)
 
 
 def win_rate(
@@ -159,21 +155,14 @@ def sequence_kl(
     Returns:
         (batch,) nats per response.
     """
-    import torch
+    from helpers.ppo import kl_estimate
 
     if policy_logprobs.shape != reference_logprobs.shape or policy_logprobs.shape != mask.shape:
         raise UserError(
             f"log-probabilities of shapes {tuple(policy_logprobs.shape)} and "
             f"{tuple(reference_logprobs.shape)} and a mask of {tuple(mask.shape)} must be alike.")
-    mask = mask.bool()
-    difference = (policy_logprobs - reference_logprobs).masked_fill(~mask, 0.0)
-    if estimator == "k1":
-        per_token = difference
-    elif estimator == "k3":
-        per_token = torch.expm1(-difference) + difference
-    else:
-        raise UserError(f"KL estimator {estimator!r} is not known; choose k1 or k3.")
-    return per_token.masked_fill(~mask, 0.0).sum(-1)
+    per_token = kl_estimate(policy_logprobs, reference_logprobs, estimator)
+    return per_token.masked_fill(~mask.bool(), 0.0).sum(-1)
 
 
 def response_logprobs(
@@ -198,6 +187,8 @@ def response_logprobs(
     """
     import torch
 
+    from helpers.engine.tokens import position_ids
+
     model.eval()
     device = next(model.parameters()).device
     logprobs = torch.zeros(response_ids.shape)
@@ -210,11 +201,9 @@ def response_logprobs(
             start, end = width - int(prompts[rows].max()), int(responses[rows].max())
             ids = torch.cat([prompt_ids[rows, start:], response_ids[rows, :end]], 1)
             mask = torch.cat([prompt_mask[rows, start:], response_mask[rows, :end]], 1).long()
-            # Left padding shifts positions, so they are counted from the first real token.
-            positions = (mask.cumsum(1) - 1).clamp_min(0)
             logits = model(
                 input_ids=ids.to(device), attention_mask=mask.to(device),
-                position_ids=positions.to(device),
+                position_ids=position_ids(mask).to(device),
             ).logits[:, width - start - 1 : -1].float().cpu() / temperature
             logp = torch.log_softmax(logits, -1)
             taken = response_ids[rows, :end].cpu().unsqueeze(-1)

@@ -570,35 +570,3 @@ def check_mask_turns(function: Callable) -> bool:
                f"for {turns} the labels are {right}, not {given}")
     print(f"not right yet: {say}.")
     return False
-
-
-def check_keep_loss(function: Callable) -> bool:
-    """Exercise 07.3: `function(margins, old_margins)`, cross-entropy against the old judge."""
-    import torch
-    from torch.nn import functional as F
-
-    new, old = torch.tensor([3.0, -1.0, 0.5]), torch.tensor([1.0, -2.0, 0.0])
-    given = _answer(function, new.clone(), old.clone())
-    if given is None:
-        return False
-    chance, old_chance = torch.sigmoid(new), torch.sigmoid(old)
-    each = -(old_chance * chance.log() + (1 - old_chance) * (1 - chance).log())
-    entropy = -(old_chance * old_chance.log() + (1 - old_chance) * (1 - old_chance).log())
-    swapped = F.binary_cross_entropy_with_logits(old, chance)
-    mistakes = [
-        (swapped, "old and new are swapped; the old judge is the one who is followed"),
-        (F.softplus(-new).mean(), "this is the loss of a label that always says 'the first'; the "
-                                  "old judge was less sure"),
-        (-(old_chance * chance.log()).mean(), "half is missing: the old judge also gave the second "
-                                              "answer a chance"),
-        (((new - old) ** 2).mean(), "this is the squared difference of margins, a fair anchor "
-                                    "too, but not the cross-entropy of choices"),
-        ((each - entropy).sum(), "this is the sum over pairs; take the mean"),
-        (each.sum(), "this is the sum over pairs; take the mean"),
-        (-each.mean(), "the sign is wrong: this goes down as the two judges part"),
-    ]
-    if torch.as_tensor(given).shape == () and torch.isclose(
-            torch.as_tensor(given, dtype=torch.float32), (each - entropy).mean(), atol=1e-4):
-        print("right: this is KL(old || new), the cross-entropy less a constant.")
-        return True
-    return _tell(given, each.mean(), mistakes, "the update stays where the old judge was sure")

@@ -392,7 +392,7 @@ def ratings_to_pairs(
     A response's score is the mean over its annotators of the weighted mean of its dimensions
     (`weights`, equal by default). Two responses whose scores differ by less than `min_gap` are a
     tie: left out with ties="drop", kept with ties="keep" and `tie: True`. Returns rows of
-    `prompt, chosen, rejected, margin` (score difference in rating points), `tie, source`.
+    `prompt, chosen, rejected, rating_gap` (of their scores, in rating points), `tie, source`.
     """
     if ties not in ("drop", "keep"):
         raise UserError(f"ties is {ties!r}, must be 'drop' or 'keep'.")
@@ -415,21 +415,21 @@ def ratings_to_pairs(
         ranked = sorted(responses, key=lambda r: -np.mean(responses[r]))
         for i, chosen in enumerate(ranked):
             for rejected in ranked[i + 1:]:
-                margin = float(np.mean(responses[chosen]) - np.mean(responses[rejected]))
-                tie = margin < min_gap or margin == 0
+                gap = float(np.mean(responses[chosen]) - np.mean(responses[rejected]))
+                tie = gap < min_gap or gap == 0
                 if tie and ties == "drop":
                     continue
                 source = "simulated" if simulated[prompt, chosen] or simulated[prompt, rejected] \
                     else "human"
                 pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected,
-                              "margin": margin, "tie": tie, "source": source})
+                              "rating_gap": gap, "tie": tie, "source": source})
     return pairs
 
 
 def preferences_to_pairs(rows: Iterable[Row], ties: str = "drop") -> list[Row]:
-    """Turn choices into rows of `prompt, chosen, rejected, margin, tie, source`, one per choice.
+    """Turn choices into rows of `prompt, chosen, rejected, tie, source`, one per choice.
 
-    The margin is 1 for a choice and 0 for a tie; ties are left out unless ties="keep".
+    A choice says nothing of how much better; ties are left out unless ties="keep".
     """
     if ties not in ("drop", "keep"):
         raise UserError(f"ties is {ties!r}, must be 'drop' or 'keep'.")
@@ -442,7 +442,7 @@ def preferences_to_pairs(rows: Iterable[Row], ties: str = "drop") -> list[Row]:
             chosen, rejected = rejected, chosen
         tie = row["preference"] == "tie"
         pairs.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected,
-                      "margin": 0.0 if tie else 1.0, "tie": tie, "source": row["source"]})
+                      "tie": tie, "source": row["source"]})
     return pairs
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from helpers import evaluation, feedback, generation, reward
 from helpers.engine.place import reuse_memory
+from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
 
 _NUMBER = "two three four five six seven eight nine ten eleven twelve dozen hundred thousand"
@@ -201,8 +202,8 @@ def update_reward_model(
     adds to the reward (`reward.use_likelihood`) stands aside during the update: it is the head
     that learns from the new pairs and stays with the old ones.
 
-    new_pairs, old_pairs: dictionaries `prompt, chosen, rejected`; the rating gap that
-    `feedback.ratings_to_pairs` calls `margin` is in points, not in reward, and is not used.
+    new_pairs, old_pairs: dictionaries `prompt, chosen, rejected`; the `rating_gap` of
+    `feedback.ratings_to_pairs` is in points, not in reward, and asks for no margin.
     Returns one row per step: `step, new_loss` and `old_loss`, in nats per pair.
 
     Raises:
@@ -212,13 +213,13 @@ def update_reward_model(
     if not new_pairs:
         raise UserError("there are no pairs to learn from: rate answers to the same question, "
                         "and rate some higher than others.")
-    reward.check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer)
     reuse_memory()
     parameters = _unfreeze(model)
     enough = min(len(old_pairs), steps * old_batch_size)
     replayed = Random(seed).sample(range(len(old_pairs)), enough)
-    new = _encoded(tokenizer, new_pairs, max_length)
-    old = _encoded(tokenizer, [old_pairs[i] for i in replayed], max_length)
+    new = reward.encode_pairs(tokenizer, new_pairs, max_length)
+    old = reward.encode_pairs(tokenizer, [old_pairs[i] for i in replayed], max_length)
     old.sort(key=reward.shared_length, reverse=True)
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
     model.eval()
@@ -258,16 +259,10 @@ def _unfreeze(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def _encoded(tokenizer: Any, pairs: Sequence[dict], max_length: int) -> list[dict]:
-    plain = [{key: pair[key] for key in ("prompt", "chosen", "rejected")} for pair in pairs]
-    return reward.encode_pairs(tokenizer, plain, max_length)
-
-
 def _margins(model: nn.Module, rows: Sequence[dict], pad_token_id: int) -> torch.Tensor:
     share = reward.can_share_prompts(model)
     collate = reward.collate_shared if share else reward.collate_pairs
-    device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in collate(rows, pad_token_id).items()}
+    batch = reward.moved(collate(rows, pad_token_id), next(model.parameters()).device)
     chosen, rejected = reward.pair_rewards(model, batch)
     return chosen - rejected
 

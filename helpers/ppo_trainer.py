@@ -33,7 +33,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
 from helpers.generation import sample, uniform_noise
 from helpers.models import disable_dropout, freeze
+from helpers.profiles import Count, CountOrZero, Number, Positive, Whole, check_fields
 
 
 class NonFiniteError(UserError):
@@ -58,71 +59,51 @@ class NonFiniteError(UserError):
 class PPOConfig:
     """Everything that PPO can be told. Lengths are in tokens, KL and log-probabilities in nats."""
 
-    updates: int = 40  # batches to sample and learn from
-    batch_size: int = 64  # episodes per batch
-    mini_batch_size: int | None = None  # episodes per optimiser step; None: the whole batch
-    micro_batch_size: int | None = None  # most episodes in memory at once; None: the mini-batch
+    updates: Count = 40  # batches to sample and learn from
+    batch_size: Count = 64  # episodes per batch
+    mini_batch_size: Count | None = None  # episodes per optimiser step; None: the whole batch
+    micro_batch_size: Count | None = None  # most episodes in memory at once; None: the mini-batch
     # Groups of similar length, to save padding. None: 8 where only attention is padded, else 4.
-    length_buckets: int | None = None
-    epochs: int = 4  # passes over each batch
-    max_new_tokens: int = 48
-    temperature: float = 1.0  # of sampling and of every log-probability
-    learning_rate: float = 3e-4
+    length_buckets: Count | None = None
+    epochs: Count = 4  # passes over each batch
+    max_new_tokens: Count = 48
+    temperature: Positive = 1.0  # of sampling and of every log-probability
+    learning_rate: Positive = 3e-4
     anneal: bool = True  # learning rate falls to 0 in a straight line, after the warm-up
-    warmup_updates: int = 0  # updates before the learning rate is full; the first of them at 0
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 1.0
-    clip_range: float = 0.2  # of the probability ratio
-    value_clip_range: float = 0.2
-    value_coef: float = 0.1
-    entropy_coef: float = 0.0  # bonus for entropy of the next token
-    gamma: float = 1.0
-    lam: float = 0.95
-    kl_coef: float = 0.05  # reward lost per nat away from the reference
-    kl_target: float | None = None  # nats per response; a number makes kl_coef adaptive
-    kl_horizon: float = 10_000  # episodes over which the adaptive controller acts
-    kl_estimator: str = "k1"  # of the penalty: k1 or k3
-    missing_eos_penalty: float = 1.0  # off the normalised score of a response that was cut off
+    warmup_updates: CountOrZero = 0  # before the learning rate is full; the first of them at 0
+    adam_epsilon: Number = 1e-5
+    max_grad_norm: Positive = 1.0
+    clip_range: Positive = 0.2  # of the probability ratio
+    value_clip_range: Positive = 0.2
+    value_coef: Number = 0.1
+    entropy_coef: Number = 0.0  # bonus for entropy of the next token
+    gamma: Number = 1.0
+    lam: Number = 0.95
+    kl_coef: Number = 0.05  # reward lost per nat away from the reference
+    kl_target: Positive | None = None  # nats per response; a number makes kl_coef adaptive
+    kl_horizon: Positive = 10_000  # episodes over which the adaptive controller acts
+    kl_estimator: Literal["k1", "k3"] = "k1"  # of the penalty
+    missing_eos_penalty: Number = 1.0  # off the normalised score of a response that was cut off
     normalise_reward: bool = True  # mean 0, standard deviation 1 on reference samples
-    normalise_samples: int = 256
+    normalise_samples: Whole = 256
     whiten_rewards: bool = False  # scale only: the mean stays
     whiten_advantages: bool = True
-    stop_epoch_kl: float | None = None  # end a batch's epochs beyond this KL(old ‖ new) per token
-    stop_kl: float | None = None  # end training beyond this KL to the reference per response
-    precision: str = "float32"  # float32 or bfloat16 (autocast)
+    stop_epoch_kl: Number | None = None  # end a batch's epochs beyond this KL(old ‖ new) per token
+    stop_kl: Number | None = None  # end training beyond this KL to the reference per response
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
     gradient_checkpointing: bool = False
-    checkpoint_every: int | None = None  # updates
-    seed: int = 0
+    checkpoint_every: Whole | None = None  # updates
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         self.mini_batch_size = self.mini_batch_size or self.batch_size
         self.micro_batch_size = self.micro_batch_size or self.mini_batch_size
-        for name in ("updates", "batch_size", "mini_batch_size", "micro_batch_size", "epochs",
-                     "max_new_tokens", "temperature", "learning_rate", "max_grad_norm",
-                     "clip_range", "value_clip_range", "kl_horizon"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"PPO: {name} is {getattr(self, name)!r}; it must be positive.")
-        if self.length_buckets is not None and not self.length_buckets > 0:
-            raise UserError(
-                f"PPO: length_buckets is {self.length_buckets!r}; it must be positive or null."
-            )
+        check_fields(self, "PPO")
         if self.batch_size % self.mini_batch_size:
             raise UserError(
                 f"PPO: batch_size {self.batch_size} is not a multiple of mini_batch_size "
                 f"{self.mini_batch_size}."
             )
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(
-                f"PPO: precision is {self.precision!r}; use 'float32' or 'bfloat16'."
-            )
-        if self.kl_estimator not in ("k1", "k3"):
-            raise UserError(f"PPO: kl_estimator is {self.kl_estimator!r}; use 'k1' or 'k3'.")
-        if self.warmup_updates < 0:
-            raise UserError(
-                f"PPO: warmup_updates is {self.warmup_updates!r}; it must be 0 or more."
-            )
-        if self.kl_target is not None and self.kl_target <= 0:
-            raise UserError(f"PPO: kl_target is {self.kl_target!r}; it must be positive or null.")
 
     @classmethod
     def from_settings(cls, settings: Any, **changes: Any) -> PPOConfig:

@@ -1,19 +1,35 @@
 """Validated settings: a profile is a YAML file, an override is a dotted key.
 
-`embedded.yaml` is complete and is the schema at once: every other profile says only where it
-differs, and a key that stands nowhere in it is a mistake that names the keys there are.
+`embedded.yaml` is complete: every default stands there, and why. Every other profile says only
+where it differs. What a value may be stands below, one class for each section of the file; a key
+that stands nowhere in it is a mistake that names the keys there are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
+from collections.abc import Mapping
 from functools import cache
+from numbers import Real
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -28,49 +44,252 @@ SOURCES = (
 )
 WORDS = {"embedded", "scratch", "auto", "base", "sft", "preferences", "none"}
 
-# What a value may be, where its type alone does not say it. A tuple lists the only values; the
-# pair (low, high) in RANGES is inclusive.
-CHOICES = {
-    "device": ("auto", "cpu", "cuda"),
-    "dtype": ("auto", "float32", "bfloat16"),
-    "mixed_precision": ("auto", "none"),
-    "models.quantise": ("none", "nf4"),
-    "models.scratch.architecture": ("gpt2", "gpt_neo", "llama"),
-    "feedback.source": ("simulated", "human"),
-}
-RANGES: dict[str, tuple[float, float]] = {
-    "ppo.gamma": (0.0, 1.0),
-    "ppo.lam": (0.0, 1.0),
-    "ppo.clip_range": (1e-6, 10.0),
-    "ppo.temperature": (1e-3, 100.0),
-    "ppo_trl.temperature": (1e-3, 100.0),
-    "sft.warmup_share": (0.0, 1.0),
-    "reward.warmup_share": (0.0, 1.0),
-    "evaluation.level": (0.5, 0.999),
-}
-# Numbers that may be zero; every other one must be positive.
-MAY_BE_ZERO = {
-    "ppo.kl_coef", "ppo.entropy_coef", "ppo.value_coef", "ppo.missing_eos_penalty",
-    "ppo.gamma", "ppo.lam", "ppo.updates", "ppo_trl.kl_coef", "ppo_trl.missing_eos_penalty",
-    "reward.margin", "reward.likelihood", "sft.warmup_share", "reward.warmup_share",
-}
-# Keys that may be null although the schema's value is a number, or numbers although it is null.
-OPTIONAL_NUMBERS = {
-    "data.review_limit", "data.pair_limit", "ppo.kl_target", "ppo_trl.missing_eos_penalty",
-}
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):  # YAML reads 1e-3, without a point, as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    # pydantic takes true for 1, and holds nan to be 0 or more
+    if isinstance(value, bool) or not isinstance(value, Real) or value != value:
+        raise ValueError("be a number")
+    return value
 
 
-class Settings(SimpleNamespace):
+NUMBER = BeforeValidator(_number)
+Whole = Annotated[int, NUMBER]
+Number = Annotated[float, NUMBER]
+Count = Annotated[int, Field(gt=0), NUMBER]
+CountOrZero = Annotated[int, Field(ge=0), NUMBER]
+Positive = Annotated[float, Field(gt=0), NUMBER]
+NonNegative = Annotated[float, Field(ge=0), NUMBER]
+Share = Annotated[float, Field(ge=0, le=1), NUMBER]
+Temperature = Annotated[float, Field(ge=1e-3, le=100), NUMBER]
+Text = Annotated[StrictStr, Field(pattern=r"\S")]
+
+
+class Section(BaseModel):
+    """Values under one heading, with attribute access, checked when they are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        raise AttributeError(
+            f"settings are frozen; pass overrides={{'{key}': {value!r}}} to load_profile instead"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, as the YAML file would hold them."""
+        return {k: v.as_dict() if isinstance(v, Section) else v for k, v in self}
+
+    def _no_more(self, section: str, small: str, large: str) -> None:
+        low, high = getattr(self, small), getattr(self, large)
+        if low > high:
+            raise UserError(
+                f"{section}.{small} is {low}, more than {section}.{large}, which is {high}.")
+
+
+class Scratch(Section):
+    """`models.scratch`: the language model and the classifier from random weights."""
+
+    architecture: Literal["gpt2", "gpt_neo", "llama"]
+    vocab_size: Count
+    n_layer: Count
+    n_embd: Count
+    n_head: Count
+    n_positions: Count
+    tokens: Count
+    batch_tokens: Count
+    learning_rate: Positive
+    classifier_vocab_size: Count
+    classifier_layers: Count
+    classifier_dim: Count
+    classifier_heads: Count
+    classifier_epochs: Count
+    classifier_max_length: Count
+    classifier_learning_rate: Positive
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise UserError(
+                f"models.scratch.n_embd is {self.n_embd}, which models.scratch.n_head "
+                f"({self.n_head}) does not divide."
+            )
+        return self
+
+
+class Models(Section):
+    """`models`: where each model comes from, and how it is trained."""
+
+    base: Text
+    imdb_policy: Text
+    reward_base: Text
+    classifier: Text
+    quantise: Literal["none", "nf4"]
+    lora: StrictBool
+    lora_r: Count
+    lora_alpha: Count
+    scratch: Scratch
+
+
+class Data(Section):
+    """`data`: where the rows come from, and how many."""
+
+    root: Text
+    reviews: Text
+    preferences: Text
+    demonstrations: Text
+    review_limit: Count | None
+    pair_limit: Count | None
+
+
+class Sft(Section):
+    """`sft`: supervised fine-tuning."""
+
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    warmup_share: Share
+    max_length: Count
+    eval_rows: Count
+
+
+class Reward(Section):
+    """`reward`: the reward model."""
+
+    epochs: Count
+    batch_size: Count
+    gradient_accumulation: Count
+    learning_rate: Positive
+    warmup_share: Share
+    max_length: Count
+    margin: NonNegative
+    margin_from_scores: StrictBool
+    likelihood: NonNegative
+    max_grad_norm: Positive
+    patience: Count
+    report_to: Text
+    eval_pairs: Count
+
+
+class Ppo(Section):
+    """`ppo`: the course's own PPO; what `PPOConfig` takes, and the sizes around it."""
+
+    updates: CountOrZero
+    batch_size: Count
+    mini_batch_size: Count
+    micro_batch_size: Count
+    epochs: Count
+    max_prompt_tokens: Count
+    max_new_tokens: Count
+    temperature: Temperature
+    learning_rate: Positive
+    kl_coef: NonNegative
+    kl_target: Positive | None
+    gamma: Share
+    lam: Share
+    clip_range: Annotated[float, Field(ge=1e-6, le=10), NUMBER]
+    value_clip_range: Positive
+    value_coef: NonNegative
+    entropy_coef: NonNegative
+    max_grad_norm: Positive
+    missing_eos_penalty: NonNegative
+    whiten_rewards: StrictBool
+    eval_prompts: Count
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        self._no_more("ppo", "mini_batch_size", "batch_size")
+        self._no_more("ppo", "micro_batch_size", "mini_batch_size")
+        return self
+
+
+class PpoTrlScratch(Section):
+    """`ppo_trl.scratch`: what stands in for its namesakes where `models.base` is `scratch`."""
+
+    total_episodes: Count
+    learning_rate: Positive
+    kl_coef: Positive
+
+
+class PpoTrl(Section):
+    """`ppo_trl`: TRL's PPO."""
+
+    reward: Text
+    total_episodes: Count
+    batch_size: Count
+    mini_batches: Count
+    epochs: Count
+    prompt_tokens_min: Count
+    prompt_tokens_max: Count
+    max_new_tokens: Count
+    temperature: Temperature
+    learning_rate: Positive
+    warmup_updates: Count
+    kl_coef: NonNegative
+    value_clip_range: Positive
+    missing_eos_penalty: NonNegative | None
+    eval_prompts: Count
+    best_of: Count
+    scratch: PpoTrlScratch
+
+    @model_validator(mode="after")
+    def _prompts_have_a_length(self) -> Self:
+        self._no_more("ppo_trl", "prompt_tokens_min", "prompt_tokens_max")
+        return self
+
+
+class Evaluation(Section):
+    """`evaluation`: how much is drawn before something is said."""
+
+    prompts: Count
+    resamples: Count
+    level: Annotated[float, Field(ge=0.5, le=0.999), NUMBER]
+
+
+class Feedback(Section):
+    """`feedback`: the loop from ratings to the reward model and back."""
+
+    source: Literal["simulated", "human"]
+    raters: Count
+    property: Text
+    bonus: Positive
+    ratings: Count
+    per_question: Count
+    questions: Count
+    held_out: Count
+    steps: Count
+    learning_rate: Positive
+    keep: Positive
+    test_pairs: Count
+    best_of: Count
+    ppo_updates: Count
+    ppo_runs: Count
+
+
+class Settings(Section):
     """One profile's settings with attribute access, e.g. `settings.ppo.kl_coef`.
 
     Besides the profile's own keys it has `name`, `seed`, `overrides`, and the folders a run
     writes to.
     """
 
-    def __setattr__(self, key: str, value: Any) -> None:
-        raise AttributeError(
-            f"settings are frozen; pass overrides={{'{key}': {value!r}}} to load_profile instead"
-        )
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    mixed_precision: Literal["auto", "none"]
+    threads: Count
+    models: Models
+    data: Data
+    sft: Sft
+    reward: Reward
+    ppo: Ppo
+    ppo_trl: PpoTrl
+    evaluation: Evaluation
+    feedback: Feedback
+    out: Annotated[str, BeforeValidator(str)] | None
+    name: str
+    seed: Annotated[StrictInt, Field(ge=0)]
+    overrides: dict[str, Any]
 
     @property
     def artifacts(self) -> Path:
@@ -97,12 +316,6 @@ class Settings(SimpleNamespace):
     def _out(self) -> Path:
         return Path(self.out).resolve() if self.out else ROOT
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, as the YAML file would hold them."""
-        return {
-            k: v.as_dict() if isinstance(v, Settings) else v for k, v in vars(self).items()
-        }
-
 
 def profile_names() -> list[str]:
     """Names of the profiles that ship with the course."""
@@ -126,22 +339,38 @@ def load_profile(
         UserError: unknown profile or key, or a value that cannot be meant.
     """
     tree = _read("embedded")
-    given = set(overrides or {})
+    where: dict[str, str] = {}  # dotted key: who gave it, if not `embedded.yaml`
     if name != "embedded":
-        changes = _read(name)
-        given |= set(flatten(changes))
-        _merge(tree, changes, where=f"profile {name}")
+        for key, value in flatten(_read(name)).items():
+            _override(tree, key, value, where, f"profile {name}")
     for key, value in (overrides or {}).items():
-        _override(tree, key, value)
-    if tree["models"]["base"] == "scratch":
-        for key, value in tree["ppo_trl"]["scratch"].items():
-            if f"ppo_trl.{key}" not in given:
-                tree["ppo_trl"][key] = value
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"seed is {seed!r}; it must be a whole number, 0 or more.")
-    _check_numbers(tree)
-    stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-    return _freeze(tree, name=stem, seed=seed, overrides=dict(overrides or {}))
+        _override(tree, key, value, where, "overrides")
+    tree["name"] = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    tree["seed"], tree["overrides"] = seed, dict(overrides or {})
+    origins = dict.fromkeys(_schema(), "profile embedded") | where
+    examples = {**_schema(), "seed": 0}
+    settings = _checked(Settings, tree, examples, origins)
+    if settings.models.base != "scratch":
+        return settings
+    for key, value in settings.ppo_trl.scratch:
+        if f"ppo_trl.{key}" not in where:
+            tree["ppo_trl"][key] = value
+    return _checked(Settings, tree, examples, origins)
+
+
+def check_fields(config: Any, where: str) -> None:
+    """Hold a dataclass's values against the types of its fields, which may be those above.
+
+    A number given as text is read; every other value stays the object that was given.
+
+    Raises:
+        UserError: a value that cannot be meant; the sentence begins with `where`.
+    """
+    model, given = _model_of(type(config)), vars(config)
+    examples = {field.name: field.default for field in dataclasses.fields(config)}
+    for key, value in _checked(model, given, examples, dict.fromkeys(given, where)):
+        if value != given[key]:
+            setattr(config, key, value)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -158,6 +387,12 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 @cache
 def _schema() -> dict[str, Any]:
     return flatten(_read("embedded"))
+
+
+@cache
+def _model_of(kind: type) -> type[BaseModel]:
+    return create_model(kind.__name__, **{
+        key: (hint, ...) for key, hint in get_type_hints(kind, include_extras=True).items()})
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -180,83 +415,80 @@ def _read(name: str) -> dict[str, Any]:
     return tree
 
 
-def _merge(tree: dict[str, Any], changes: dict[str, Any], where: str) -> None:
-    for key, value in flatten(changes).items():
-        _override(tree, key, value, where=where)
-
-
-def _override(tree: dict[str, Any], key: str, value: Any, where: str = "overrides") -> None:
+def _override(
+    tree: dict[str, Any], key: str, value: Any, where: dict[str, str], source: str
+) -> None:
     known = _schema()
     if key not in known:
         if any(k.startswith(f"{key}.") for k in known):
             inside = ", ".join(k for k in known if k.startswith(f"{key}."))
-            raise UserError(f"{where}: {key!r} is a section; set one of its keys: {inside}.")
+            raise UserError(f"{source}: {key!r} is a section; set one of its keys: {inside}.")
         close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
         section = key.split(".")[0] + "."
         near = close or [k for k in known if k.startswith(section)] or sorted(
             {k.split(".")[0] for k in known})
-        raise UserError(f"{where}: unknown key {key!r}; did you mean {', '.join(near)}?")
+        raise UserError(f"{source}: unknown key {key!r}; did you mean {', '.join(near)}?")
+    where[key] = source
     *parents, leaf = key.split(".")
     for part in parents:
         tree = tree[part]
-    tree[leaf] = _checked(key, value, known[key], where)
+    tree[leaf] = value
 
 
-def _checked(key: str, value: Any, default: Any, where: str) -> Any:
-    if key in CHOICES and value not in CHOICES[key]:
-        known = ", ".join(CHOICES[key])
-        raise UserError(f"{where}: {key} is {value!r}; it must be one of {known}.")
-    optional = default is None or key in OPTIONAL_NUMBERS
-    if value is None:
-        if optional:
-            return None
-        raise UserError(f"{where}: {key} must have a value, such as {default!r}.")
-    if key == "out":
-        return str(value)
-    number = key in OPTIONAL_NUMBERS or (
-        isinstance(default, int | float) and not isinstance(default, bool))
-    if number:
-        if isinstance(value, str):  # YAML reads 1e-3, without a point, as text
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{where}: {key} is {value!r}; it must be a number.")
-        whole = isinstance(default, int) or key.endswith("_limit")
-        if whole and value != int(value):
-            raise UserError(f"{where}: {key} is {value!r}; it must be a whole number.")
-        return int(value) if whole else float(value)
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UserError(f"{where}: {key} is {value!r}; it must be true or false.")
-    elif isinstance(default, str) and (not isinstance(value, str) or not value.strip()):
-        raise UserError(f"{where}: {key} is {value!r}; it must be a text, such as {default!r}.")
-    return value
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def _check_numbers(tree: dict[str, Any]) -> None:
-    flat = flatten(tree)
-    for key, value in flat.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        low, high = RANGES.get(key, (0.0, float("inf")))
-        if not low <= value <= high:
-            raise UserError(f"{key} is {value!r}; it must lie between {low:g} and {high:g}.")
-        if value == 0 and key not in MAY_BE_ZERO:
-            raise UserError(f"{key} is 0; it must be positive.")
-    for small, large in (
-        ("ppo.mini_batch_size", "ppo.batch_size"),
-        ("ppo.micro_batch_size", "ppo.mini_batch_size"),
-        ("ppo_trl.prompt_tokens_min", "ppo_trl.prompt_tokens_max"),
-    ):
-        if flat[small] > flat[large]:
-            raise UserError(f"{small} is {flat[small]}, more than {large}, which is {flat[large]}.")
-    if flat["models.scratch.n_embd"] % flat["models.scratch.n_head"]:
-        raise UserError(
-            f"models.scratch.n_embd is {flat['models.scratch.n_embd']}, which "
-            f"models.scratch.n_head ({flat['models.scratch.n_head']}) does not divide."
-        )
+def _checked(
+    model: type[Model], values: Mapping[str, Any], examples: Mapping[str, Any],
+    where: Mapping[str, str],
+) -> Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    reason = first.get("ctx", {}).get("error")
+    if isinstance(reason, UserError):  # about several values: it names them itself
+        raise reason
+    key = ".".join(map(str, first["loc"]))
+    source = f"{where[key]}: " if key in where else ""
+    field = _field(model, first["loc"])
+    right = field and _right(field, first, examples.get(key))
+    if not right:  # a fault of `embedded.yaml` or of a class here
+        raise UserError(f"{source}{key}: {first['msg']}.")
+    value = "null" if first["input"] is None else repr(first["input"])
+    raise UserError(f"{source}{key} is {value}; it must {right}.")
 
 
-def _freeze(tree: dict[str, Any], **extra: Any) -> Settings:
-    inner = {k: _freeze(v) if isinstance(v, dict) else v for k, v in tree.items()}
-    return Settings(**inner, **extra)
+def _field(model: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo | None:
+    for part in loc[:-1]:
+        model = model.model_fields[part].annotation
+    return model.model_fields.get(loc[-1])
+
+
+def _right(field: FieldInfo, error: Mapping[str, Any], example: Any) -> str | None:
+    """What would be right, in words that follow "it must"."""
+    kind, limits, inside = error["type"], error.get("ctx", {}), get_args(field.annotation)
+    if kind == "literal_error":
+        return f"be one of {', '.join(inside)}"
+    if kind.startswith("bool_"):
+        return "be true or false"
+    if error["input"] is None:
+        return f"have a value, such as {example!r}"
+    if kind.startswith("string_"):
+        return f"be a text, such as {example!r}"
+    if kind == "value_error":
+        right = str(limits["error"])
+    elif kind == "greater_than":
+        right = "be positive" if limits["gt"] == 0 else f"be more than {limits['gt']:g}"
+    elif kind in ("greater_than_equal", "less_than_equal"):
+        low, high = (next((getattr(part, side) for part in field.metadata if hasattr(part, side)),
+                          None) for side in ("ge", "le"))
+        right = f"be {limits['ge']:g} or more" if high is None else (
+            f"lie between {low:g} and {high:g}")
+    elif kind.startswith("int_") or kind == "finite_number":
+        right = "be a whole number"
+    else:
+        return None
+    if type(None) in inside:
+        right += ", or null" if " or " in right else " or null"
+    return right

@@ -32,7 +32,7 @@ def encode_example(
         end-of-text token, and -100, which the loss leaves out, inside the prompt.
     """
     question = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(f" {response}", add_special_tokens=False)["input_ids"]
+    answer = tokenizer(f" {response.strip()}", add_special_tokens=False)["input_ids"]
     answer = [*answer, tokenizer.eos_token_id]
     return question + answer, [IGNORED] * len(question) + answer
 

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from helpers.engine.kinds import RewardFn
+from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -129,10 +130,7 @@ def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict
     Raises:
         UserError: the pad token is missing or is the end token, or a prompt is too long.
     """
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError(
-            "the tokenizer's pad token must exist and differ from its end token: TRL would mask "
-            "the end of every response; add one with tokenizer.add_special_tokens.")
+    check_tokenizer(tokenizer)  # where pad is end, TRL masks the end of every response
     rows = []
     for text in prompts:
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -1,6 +1,21 @@
-"""Makers of tiny models and texts that several test files share."""
+"""Makers of tiny tokenizers, models and texts that several test files share."""
 
-from helpers import scratch
+import dataclasses
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from helpers import reward, scratch
 from helpers.profiles import load_profile
 
 TEXTS = [f"The {a} {b} sat on the {c}." for a in ("old", "young", "grey", "quiet")
@@ -19,3 +34,93 @@ def from_scratch(texts=TEXTS, seed=0, validation=(), **changes):
     """A tiny language model, its tokenizer and its metrics."""
     return scratch.train_from_scratch(
         texts, small(**changes), seed, validation=validation, progress=False)
+
+
+def word_tokenizer(words, **special):
+    """A tokenizer of whole words; `special` tokens (eos, pad, unk) have the first ids, as given."""
+    names = {f"{role}_token": text for role, text in special.items()}
+    vocabulary = {word: i for i, word in enumerate([*special.values(), *words])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk"]))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+
+
+def numbered_words(count):
+    """A tokenizer of the words w0, w1, …"""
+    inner = [f"w{i}" for i in range(count)]
+    tokenizer = word_tokenizer(inner, eos="<|end|>", pad="<|pad|>", unk="<|unk|>")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def gpt2(tokenizer, seed=0, **changes):
+    """A GPT-2 of random weights: width 16, two layers, two heads, 48 positions."""
+    torch.manual_seed(seed)
+    size = {"n_positions": 48, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        **{**size, **changes}))
+
+
+# --- reward models --------------------------------------------------------------------------
+
+ANSWER_WORDS = ["human", "assistant", ":", "what", "is", "a", "good", "answer", "bad", "thanks",
+                "fine", "no", "yes", "maybe", "please", ".", "?"]
+CONFIGS = {
+    "gpt2": GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64),
+    "gpt_neo": GPTNeoConfig(
+        hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32,
+        max_position_embeddings=64, attention_types=[[["global", "local"], 1]], window_size=8,
+    ),
+    "llama": LlamaConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64,
+    ),
+    "qwen": Qwen2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    ),
+}
+
+
+def answer_tokenizer():
+    """A tokenizer of `ANSWER_WORDS`."""
+    return word_tokenizer(ANSWER_WORDS, unk="<unk>", eos="<eos>", pad="<pad>")
+
+
+def make_scorer(tokenizer, kind="gpt2", seed=0, num_labels=1):
+    """A sequence classifier of random weights: one number per text, or more."""
+    torch.manual_seed(seed)
+    config = type(CONFIGS[kind])(**CONFIGS[kind].to_dict())
+    config.num_labels, config.vocab_size = num_labels, len(tokenizer)
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    config.bos_token_id = tokenizer.eos_token_id
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def make_pairs(n, seed=0):
+    """Pairs in which the answer with the word "good" is always the better one."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(n):
+        said = ANSWER_WORDS[8:]
+        filler = [" ".join(rng.choice(said, rng.integers(1, 9))) for _ in range(2)]
+        pairs.append({
+            "prompt": "human : what is " + " ".join(rng.choice(said, 3)) + " assistant :",
+            "chosen": f"good {filler[0]}", "rejected": f"bad {filler[1]}",
+        })
+    return pairs
+
+
+def train_scorer(tokenizer, folder, model=None, pairs=None, **options):
+    """A reward model trained on `make_pairs`, and its history; options of config or training."""
+    model = model or make_scorer(tokenizer)
+    options = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "max_length": 64} | options
+    own = {f.name for f in dataclasses.fields(reward.RewardConfig)}
+    config = reward.RewardConfig(**{k: v for k, v in options.items() if k in own})
+    history = reward.train_reward_model(
+        model, tokenizer, pairs or make_pairs(160), make_pairs(60, seed=1), folder, config,
+        **{k: v for k, v in options.items() if k not in own},
+    )
+    return model, history

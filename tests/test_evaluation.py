@@ -47,10 +47,13 @@ def test_bootstrap_interval_refuses_what_has_no_interval(values, level):
 
 
 @pytest.mark.parametrize(("wins", "total"), [(0, 10), (7, 10), (10, 10), (512, 1000)])
-def test_wilson_interval_matches_scipy(wins, total):
-    share, low, high = ev.wilson_interval(wins, total)
-    theirs = stats.binomtest(wins, total).proportion_ci(method="wilson")
-    assert (share, low, high) == pytest.approx((wins / total, theirs.low, theirs.high), abs=1e-9)
+def test_wilson_interval_ends_where_the_score_test_would_reject(wins, total):
+    """Its ends are the shares from which what was seen lies z standard errors away."""
+    share, low, high = ev.wilson_interval(wins, total, level=0.9)
+    z = stats.norm.ppf(0.95)
+    assert share == wins / total and 0 <= low <= share <= high <= 1
+    for end in {low, high} - {0.0, 1.0}:
+        assert abs(share - end) == pytest.approx(z * math.sqrt(end * (1 - end) / total), abs=1e-9)
 
 
 def test_win_rate_counts_ties_as_half_and_is_antisymmetric():
@@ -243,3 +246,52 @@ def test_exercise_bootstrap_tells_the_right_answer_from_the_usual_mistakes(capsy
         capsys.readouterr()
         assert not exercises.check_bootstrap(function)
         assert message in capsys.readouterr().out
+
+
+def test_best_of_curve_is_the_mean_over_all_subsets_for_reward_and_for_gold():
+    from itertools import combinations
+
+    rng = np.random.default_rng(0)
+    scores, gold = rng.normal(size=(2, 3, 5))
+    curve = ev.best_of_curve(scores, gold)
+    assert list(curve["n"]) == [1, 2, 3, 4, 5]
+    for i, n in enumerate(curve["n"]):
+        subsets = [list(c) for c in combinations(range(5), int(n))]
+        best = [[c[int(np.argmax(row[c]))] for c in subsets] for row in scores]
+        reward = np.mean([scores[r, best[r]].mean() for r in range(3)])
+        chosen = np.mean([gold[r, best[r]].mean() for r in range(3)])
+        assert curve["reward"][i] == pytest.approx(reward)
+        assert curve["gold"][i] == pytest.approx(chosen)
+        assert curve["kl"][i] == pytest.approx(np.log(n) - (n - 1) / n)
+
+
+def test_stored_draws_count_only_for_the_same_models_and_task():
+    def task(**changes):
+        return SimpleNamespace(**{"reward": "sentiment", "prompt_tokens_min": 2, "temperature": 1.0,
+                                  "prompt_tokens_max": 8, "max_new_tokens": 20} | changes)
+
+    torch.manual_seed(0)
+    one, two = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    found = ev.task_hash(one, two, task())
+    assert ev.task_hash(one, two, task(total_episodes=9)) == found  # no part of drawing
+    others = [ev.task_hash(two, one, task()),
+              ev.task_hash(one, two, task(temperature=0.7))]
+    with torch.no_grad():
+        two.weight[0, 0] += 1e-3
+    others.append(ev.task_hash(one, two, task()))
+    assert len({found, *others}) == 4
+    named = [ev.task_hash(torch.nn.ModuleDict({name: one}), two, task())
+             for name in ("a", "b")]
+    assert named[0] != named[1]
+
+
+def test_share_of_best_of_n_is_one_for_best_of_n_itself():
+    curve = ev.best_of_curve(np.random.default_rng(1).normal(size=(50, 16)))
+    gains = curve["reward"] - curve["reward"][0]
+    for kl, gain in zip(curve["kl"][1:], gains[1:], strict=True):
+        assert ev.share_of_best_of_n(gain, kl, curve) == pytest.approx(1)
+    middle = (curve["kl"][3] + curve["kl"][4]) / 2
+    share = ev.share_of_best_of_n
+    assert share((gains[3] + gains[4]) / 2, middle, curve) == pytest.approx(1)
+    assert share(gains[-1], 50.0, curve) == pytest.approx(1)  # held at the last n
+    assert np.isnan(ev.share_of_best_of_n(0.1, 0.0, curve))

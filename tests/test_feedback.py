@@ -274,11 +274,11 @@ def test_a_second_rating_by_the_same_annotator_replaces_the_first():
     assert fb.rating_matrix(rows, "quality").tolist() == [[4, 2]]
 
 
-def test_ratings_become_pairs_with_margins_and_ties():
+def test_ratings_become_pairs_with_their_gap_and_ties():
     rows = [rated("p", "good", 5), rated("p", "good", 4, "bob"), rated("p", "fair", 4),
             rated("p", "bad", 1, source="simulated"), rated("q", "alone", 5)]
     pairs = fb.ratings_to_pairs(rows, min_gap=0.6)
-    assert [(p["chosen"], p["rejected"], p["margin"]) for p in pairs] == [
+    assert [(p["chosen"], p["rejected"], p["rating_gap"]) for p in pairs] == [
         ("good", "bad", 3.5), ("fair", "bad", 3.0)]
     assert {p["source"] for p in pairs} == {"simulated"}
     kept = fb.ratings_to_pairs(rows, min_gap=0.6, ties="keep")
@@ -302,7 +302,7 @@ def test_choices_become_pairs():
             for choice in ("a", "b", "tie")]
     pairs = fb.preferences_to_pairs(rows)
     assert [(p["chosen"], p["rejected"]) for p in pairs] == [("x", "y"), ("y", "x")]
-    assert [p["margin"] for p in fb.preferences_to_pairs(rows, ties="keep")] == [1, 1, 0]
+    assert [p["tie"] for p in fb.preferences_to_pairs(rows, ties="keep")] == [False, False, True]
 
 
 def test_a_leaderboard_finds_the_strengths_that_made_the_games():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForSequenceClassification, GPT2Config, PreTrainedTokenizerFast
+from support import word_tokenizer
+from transformers import AutoModelForSequenceClassification, GPT2Config
 
 from helpers import feedback, feedback_loop, reward
 from helpers.errors import UserError
@@ -15,11 +15,7 @@ WORDS = ["human", "assistant", ":", "what", "is", "a", "good", "bad", "because",
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    vocab = {word: i for i, word in enumerate(["<unk>", "<eos>", "<pad>", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>")
+    return word_tokenizer(WORDS, unk="<unk>", eos="<eos>", pad="<pad>")
 
 
 def make_model(tokenizer, seed=0):
@@ -265,32 +261,3 @@ def test_scores_keep_their_place():
 def test_change_is_paired():
     estimate, low, high = feedback_loop.change([0.0, 10.0, 20.0], [1.0, 11.0, 21.0])
     assert (estimate, low, high) == (1.0, 1.0, 1.0)
-
-
-# ------------------------------------------------------------------------------------- exercise
-
-
-def test_exercise_keep_loss_tells_the_right_answer_from_the_usual_mistakes(capsys):
-    from helpers import exercises
-
-    sigmoid = torch.sigmoid
-
-    def kl(new, old):
-        return feedback_loop.keep_loss(new, old) - feedback_loop.keep_loss(old, old)
-
-    for right in (feedback_loop.keep_loss, kl):
-        assert exercises.check_keep_loss(right)
-        assert "right" in capsys.readouterr().out
-    wrong = {
-        "swapped": lambda new, old: feedback_loop.keep_loss(old, new),
-        "always says": lambda new, old: -sigmoid(new).log().mean(),
-        "half is missing": lambda new, old: -(sigmoid(old) * sigmoid(new).log()).mean(),
-        "squared difference": lambda new, old: ((new - old) ** 2).mean(),
-        "sum over pairs": lambda new, old: 3 * feedback_loop.keep_loss(new, old),
-        "sign": lambda new, old: -feedback_loop.keep_loss(new, old),
-        "shape": lambda new, old: new - old,
-        "not done yet": lambda new, old: NotImplemented,
-    }
-    for message, function in wrong.items():
-        assert not exercises.check_keep_loss(function)
-        assert message in capsys.readouterr().out

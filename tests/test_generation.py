@@ -5,37 +5,21 @@ import math
 
 import pytest
 import torch
+from support import gpt2, numbered_words
 from torch.profiler import profile
 
 from helpers import generation
 from helpers.errors import UserError
 
-WORDS = ["<|end|>", "<|pad|>", "<|unk|>", *(f"w{i}" for i in range(20))]
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: i for i, word in enumerate(WORDS)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<|unk|>"
-    )
+    return numbered_words(20)
 
 
 @pytest.fixture(scope="module")
-def policy():
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(WORDS), n_positions=32, n_embd=16, n_layer=2, n_head=2,
-        bos_token_id=0, eos_token_id=0, pad_token_id=1, initializer_range=0.3,
-    )
-    return GPT2LMHeadModel(config)
+def policy(tokenizer):
+    return gpt2(tokenizer, n_positions=32, initializer_range=0.3)
 
 
 PROMPTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10", "w11 w12", "w1 w2 w3"]

@@ -154,3 +154,58 @@ def test_modules_that_moved_are_found_by_their_old_names():
     from helpers.reward import ties
 
     assert davidson is ties.davidson and gold_sentiment is world.gold_sentiment
+
+
+def walks():
+    """Of each walk in the README, the (module, name) of its stops."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("Three ways through it:")[2].partition("Where do I change")[0]
+    return [[tuple(stop.replace("/", ".").rsplit(".", 1)) for stop in
+             re.findall(r"`((?:\w+/)?\w+\.\w+)`", " ".join(walk.split()))]
+            for walk in re.split(r"^- ", section, flags=re.M)[1:]]
+
+
+def test_the_walks_name_what_there_is_and_are_short():
+    assert len(walks()) == 3
+    for walk in walks():
+        assert len({module for module, _ in walk}) <= 6
+        for module, name in walk:
+            defined = {node.name for node in ast.parse(MODULES[module].read_text()).body
+                       if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            assert name in defined, f"helpers.{module} has no {name}"
+
+
+def test_a_pair_takes_the_walk_that_the_readme_tells(tmp_path):
+    """The functions of the first walk are entered in the order in which it names them."""
+    import sys
+
+    import torch
+    from support import from_scratch
+
+    from helpers import data, models, reward
+    from helpers.profiles import load_profile
+
+    pairs = [{"chosen": f"\n\nHuman: Where is it {n}?\n\nAssistant: The cat sat on the mat.",
+              "rejected": f"\n\nHuman: Where is it {n}?\n\nAssistant: No."} for n in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    settings = load_profile("embedded", {"data.preferences": str(tmp_path / "pairs.jsonl")})
+    model, tokenizer, _ = from_scratch(tokens=1000, n_positions=64)
+    models.save(model, tokenizer, tmp_path / "base")
+    torch.manual_seed(0)
+    judge = models.new_reward_model(tmp_path / "base", tokenizer, settings)
+    walk, entered = walks()[0], []
+
+    def note(frame, event, _):
+        if event == "call":
+            stop = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+            entered.append((stop[0].removeprefix("helpers."), stop[1]))
+
+    sys.setprofile(note)
+    try:
+        train = data.load_pairs(settings, "train")
+        reward.train_reward_model(judge, tokenizer, train, train[:4], tmp_path / "run",
+                                  reward.RewardConfig(batch_size=8, max_length=64, evaluations=0))
+    finally:
+        sys.setprofile(None)
+    first = [entered.index(stop) for stop in walk]
+    assert first == sorted(first)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import gpt2, numbered_words
 from torch import nn
 
 from helpers import ppo, ppo_loop
@@ -26,7 +27,6 @@ from helpers.ppo_trainer import (
     sum_of,
 )
 
-WORDS = ["<|end|>", "<|pad|>", "<|unk|>", *(f"w{i}" for i in range(30))]
 PROMPTS = [f"w{i % 30} " + " ".join(f"w{(i * j) % 30}" for j in range(i % 5)) for i in range(23)]
 
 
@@ -36,26 +36,12 @@ def tokenizer_fixture():
 
 
 def new_tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: i for i, word in enumerate(WORDS)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<|unk|>"
-    )
+    return numbered_words(30)
 
 
 def new_policy(seed=0, dropout=0.1):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(WORDS), n_positions=48, n_embd=16, n_layer=2, n_head=2, bos_token_id=0,
-        eos_token_id=0, pad_token_id=1, initializer_range=0.2, resid_pdrop=dropout,
-        embd_pdrop=dropout, attn_pdrop=dropout,
-    ))
+    return gpt2(new_tokenizer(), seed, initializer_range=0.2, resid_pdrop=dropout,
+                embd_pdrop=dropout, attn_pdrop=dropout)
 
 
 def new_reward_model(seed=1):
@@ -63,8 +49,8 @@ def new_reward_model(seed=1):
 
     torch.manual_seed(seed)
     return GPT2ForSequenceClassification(GPT2Config(
-        vocab_size=len(WORDS), n_positions=48, n_embd=16, n_layer=1, n_head=2, num_labels=1,
-        pad_token_id=1, eos_token_id=0,
+        vocab_size=len(new_tokenizer()), n_positions=48, n_embd=16, n_layer=1, n_head=2,
+        num_labels=1, pad_token_id=1, eos_token_id=0,
     ))
 
 

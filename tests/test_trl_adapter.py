@@ -2,12 +2,12 @@
 
 import copy
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from helpers import data, evaluation, models, reward
 from helpers import trl_adapter as ta
 from helpers.errors import UserError
 
@@ -16,10 +16,11 @@ WIDTH, LENGTH = 6, 10
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
+    bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -132,7 +133,7 @@ def test_a_reward_that_is_not_one_finite_number_per_row_is_refused(tokenizer):
 def test_sentiment_logit_is_the_positive_logit_in_the_order_given(classifier):
     model, own = classifier
     prompts, responses = ["a good", "a", "the end of"], [" film", " bad day and the end", " it"]
-    scores = ta.sentiment_logit(model, own, batch_size=2)(prompts, responses)
+    scores = reward.sentiment_logit(model, own, batch_size=2)(prompts, responses)
     for p, r, s in zip(prompts, responses, scores, strict=True):
         with torch.no_grad():
             alone = model(**{k: v for k, v in own(p + r, return_tensors="pt").items()
@@ -143,21 +144,21 @@ def test_sentiment_logit_is_the_positive_logit_in_the_order_given(classifier):
 def test_positive_label_goes_by_its_name(classifier):
     model = copy.copy(classifier[0])
     model.config = copy.deepcopy(model.config)
-    assert ta.positive_label(model) == 1
+    assert models.positive_label(model) == 1
     model.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}
-    assert ta.positive_label(model) == 0
+    assert models.positive_label(model) == 0
 
 
 def test_prompts_are_two_to_eight_tokens_of_long_reviews_and_encode_to_themselves(tokenizer):
     long = "a good film about a bad day and the end of it all " * 6
     reviews = [long, "a bad day", "the " + long, "caf\u00e9 " * 60]
-    prompts = ta.cut_prompts(reviews, tokenizer, 30, seed=1)
+    prompts = data.cut_prompts(reviews, tokenizer, 30, seed=1)
     sizes = [len(tokenizer.encode(p)) for p in prompts]
     assert len(prompts) == 30 and min(sizes) >= 2 and max(sizes) <= 8 and len(set(sizes)) > 3
     assert not any(p.startswith("a bad") for p in prompts)
-    assert prompts == ta.cut_prompts(reviews, tokenizer, 30, seed=1)
+    assert prompts == data.cut_prompts(reviews, tokenizer, 30, seed=1)
     with pytest.raises(UserError, match="longer than 200"):
-        ta.cut_prompts(["short"], tokenizer, 1)
+        data.cut_prompts(["short"], tokenizer, 1)
 
 
 def test_padded_prompts_have_one_width_and_refuse_pad_equal_eos(tokenizer):
@@ -168,7 +169,7 @@ def test_padded_prompts_have_one_width_and_refuse_pad_equal_eos(tokenizer):
         ta.pad_prompts(["a " * 50], tokenizer, WIDTH)
     clash = copy.deepcopy(tokenizer)
     clash.pad_token = clash.eos_token
-    with pytest.raises(UserError, match="differ from its end token"):
+    with pytest.raises(UserError, match="pads with its end-of-text token"):
         ta.pad_prompts(["a"], clash, WIDTH)
 
 
@@ -251,16 +252,16 @@ def settings(tmp_path):
 
 
 def test_the_reward_is_chosen_by_one_setting(settings, classifier, monkeypatch):
-    from helpers import reward
     from helpers.profiles import load_profile
 
-    by_logit = ta.chosen_reward(settings, *classifier)(["a good"], [" film"])
-    assert by_logit == pytest.approx(ta.sentiment_logit(*classifier)(["a good"], [" film"]))
-    monkeypatch.setattr(reward, "load_reward_function", lambda s: lambda p, r: [7.0] * len(p))
+    by_logit = reward.chosen_reward(settings, *classifier)(["a good"], [" film"])
+    assert by_logit == pytest.approx(reward.sentiment_logit(*classifier)(["a good"], [" film"]))
+    monkeypatch.setattr("helpers.reward.functions.load_reward_function",
+                        lambda s: lambda p, r: [7.0] * len(p))
     other = load_profile("embedded", {"ppo_trl.reward": "reward_model"})
-    assert ta.chosen_reward(other, *classifier)(["a"], ["b"]) == [7.0]
+    assert reward.chosen_reward(other, *classifier)(["a"], ["b"]) == [7.0]
     with pytest.raises(UserError, match="sentiment, reward_model"):
-        ta.chosen_reward(load_profile("embedded", {"ppo_trl.reward": "length"}), *classifier)
+        reward.chosen_reward(load_profile("embedded", {"ppo_trl.reward": "length"}), *classifier)
 
 
 def test_both_trainers_are_given_one_task(settings, tmp_path):
@@ -284,7 +285,7 @@ def test_both_trainers_are_given_one_task(settings, tmp_path):
 def test_a_measure_of_the_reference_itself_has_no_kl_and_repeats(settings, tokenizer, policy):
     prompts = ["a", "a good", "the end"]
     args = (policy, policy, tokenizer, prompts, lambda p, r: [len(t) for t in r], settings.ppo_trl)
-    first, again = (ta.measure(*args, gold_fn=len, repeats=2) for _ in range(2))
+    first, again = (evaluation.measure(*args, gold_fn=len, repeats=2) for _ in range(2))
     assert first["scores"].shape == first["gold"].shape == first["kl"].shape == (3, 2)
     assert np.abs(first["kl"]).max() == 0
     assert first["texts"] == again["texts"] and (first["scores"] == again["scores"]).all()
@@ -292,53 +293,7 @@ def test_a_measure_of_the_reference_itself_has_no_kl_and_repeats(settings, token
     lengths = np.array([[len(p)] for p in prompts])
     assert (first["gold"] == first["scores"] + lengths).all()
     assert 0 < first["entropy"] < np.log(len(tokenizer)) + 1e-6
-    assert "gold" not in ta.measure(*args, repeats=1)
-
-
-def test_best_of_curve_is_the_mean_over_all_subsets_for_reward_and_for_gold():
-    from itertools import combinations
-
-    rng = np.random.default_rng(0)
-    scores, gold = rng.normal(size=(2, 3, 5))
-    curve = ta.best_of_curve(scores, gold)
-    assert list(curve["n"]) == [1, 2, 3, 4, 5]
-    for i, n in enumerate(curve["n"]):
-        subsets = [list(c) for c in combinations(range(5), int(n))]
-        best = [[c[int(np.argmax(row[c]))] for c in subsets] for row in scores]
-        reward = np.mean([scores[r, best[r]].mean() for r in range(3)])
-        chosen = np.mean([gold[r, best[r]].mean() for r in range(3)])
-        assert curve["reward"][i] == pytest.approx(reward)
-        assert curve["gold"][i] == pytest.approx(chosen)
-        assert curve["kl"][i] == pytest.approx(np.log(n) - (n - 1) / n)
-
-
-def test_stored_draws_count_only_for_the_same_models_and_task():
-    def task(**changes):
-        return SimpleNamespace(**{"reward": "sentiment", "prompt_tokens_min": 2, "temperature": 1.0,
-                                  "prompt_tokens_max": 8, "max_new_tokens": 20} | changes)
-
-    torch.manual_seed(0)
-    one, two = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    found = ta.task_hash(one, two, task())
-    assert ta.task_hash(one, two, task(total_episodes=9)) == found  # training is not drawing
-    others = [ta.task_hash(two, one, task()), ta.task_hash(one, two, task(temperature=0.7))]
-    with torch.no_grad():
-        two.weight[0, 0] += 1e-3
-    others.append(ta.task_hash(one, two, task()))
-    assert len({found, *others}) == 4
-    named = [ta.task_hash(torch.nn.ModuleDict({name: one}), two, task()) for name in ("a", "b")]
-    assert named[0] != named[1]
-
-
-def test_share_of_best_of_n_is_one_for_best_of_n_itself():
-    curve = ta.best_of_curve(np.random.default_rng(1).normal(size=(50, 16)))
-    gains = curve["reward"] - curve["reward"][0]
-    for kl, gain in zip(curve["kl"][1:], gains[1:], strict=True):
-        assert ta.share_of_best_of_n(gain, kl, curve) == pytest.approx(1)
-    middle = (curve["kl"][3] + curve["kl"][4]) / 2
-    assert ta.share_of_best_of_n((gains[3] + gains[4]) / 2, middle, curve) == pytest.approx(1)
-    assert ta.share_of_best_of_n(gains[-1], 50.0, curve) == pytest.approx(1)  # held at the last n
-    assert np.isnan(ta.share_of_best_of_n(0.1, 0.0, curve))
+    assert "gold" not in evaluation.measure(*args, repeats=1)
 
 
 def test_quiet_training_keeps_the_rows_of_a_trainer_that_calls_its_reward_by_another_name(

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from helpers.errors import UserError
 
 
-def check_tokenizer(tokenizer) -> None:
-    """Raise when the tokenizer cannot tell padding from the end of a text."""
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise UserError where padding could not be told from the end of a text."""
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            "The tokenizer has no eos_token: responses could never end; set tokenizer.eos_token."
-        )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError(
-            "The tokenizer's pad_token must exist and differ from eos_token, or the end of a "
-            "response would be masked as padding; add one, for example '<|pad|>'."
-        )
+        raise UserError("the tokenizer has no eos_token, so that no response could ever end; set "
+                        "tokenizer.eos_token.")
+    if tokenizer.pad_token_id is None:
+        raise UserError("the tokenizer has no padding token (pad_token); add one with "
+                        "tokenizer.add_special_tokens and resize the model's embeddings.")
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError("the tokenizer pads with its end-of-text token, so the end of a response "
+                        "would be masked as padding; give it a pad_token of its own, for example "
+                        "'<|pad|>'.")
 
 
 def encode_prompts(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
@@ -48,14 +50,12 @@ def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], l
 def pad(
     texts: Sequence[Sequence[int]], pad_token_id: int, side: str = "right"
 ) -> dict[str, torch.Tensor]:
-    """Token lists as input_ids and attention_mask, both (len(texts), longest)."""
-    width = max(len(text) for text in texts)
-    ids = np.full((len(texts), width), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(texts), width), dtype=np.int64)
-    for row, text in enumerate(texts):
-        place = slice(width - len(text), width) if side == "left" else slice(0, len(text))
-        ids[row, place], mask[row, place] = text, 1
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    """Token lists as input_ids and attention_mask, both (len(texts), longest), int64."""
+    rows = [torch.as_tensor(text, dtype=torch.long) for text in texts]
+    return {
+        "input_ids": pad_sequence(rows, True, pad_token_id, side),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], True, 0, side),
+    }
 
 
 def pad_responses(
@@ -69,14 +69,8 @@ def pad_responses(
 
 def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad token lists on the left: ids and mask, each (n, longest), int64."""
-    width = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(sequences), width), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        if len(sequence):
-            ids[row, width - len(sequence) :] = torch.as_tensor(sequence)
-            mask[row, width - len(sequence) :] = 1
-    return ids, mask
+    batch = pad(sequences, pad_id, side="left")
+    return batch["input_ids"], batch["attention_mask"]
 
 
 def position_ids(mask: torch.Tensor) -> torch.Tensor:

@@ -45,23 +45,30 @@ from helpers.reward.model import (
     use_likelihood,
 )
 from helpers.reward.pairs import (
+    PairBatch,
+    SharedBatch,
     collate_pairs,
     collate_shared,
     encode_pairs,
     length_grouped_order,
+    moved,
     padding_share,
     shared_length,
 )
 from helpers.reward.training import (
     LengthGroupedSampler,
     PairTrainer,
+    RewardConfig,
     train_reward_model,
     training_arguments,
 )
 
 __all__ = [
     "LengthGroupedSampler",
+    "PairBatch",
     "PairTrainer",
+    "RewardConfig",
+    "SharedBatch",
     "bag_of_words_margins",
     "bayes_ceiling",
     "bradley_terry_loss",
@@ -81,6 +88,7 @@ __all__ = [
     "likelihood_margins",
     "likelihood_weight",
     "load_reward_function",
+    "moved",
     "next_token_logprobs",
     "normalise",
     "pad",

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch.nn import functional as F
+from scipy import sparse
+from scipy.stats import spearmanr
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from helpers.engine.kinds import PairText
 
 
 def pair_accuracy(margins: Sequence[float]) -> np.ndarray:
@@ -69,11 +73,7 @@ def calibration_error(
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's rank correlation; ties share their mean rank."""
-    ranks = []
-    for values in (np.asarray(x), np.asarray(y)):
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    return float(spearmanr(x, y).statistic)
 
 
 def fit_weight(margins: Sequence[float]) -> float:
@@ -98,49 +98,31 @@ def length_margins(pairs: Sequence[dict]) -> np.ndarray:
 
 
 def bag_of_words_margins(
-    train: Sequence[dict], test: Sequence[dict], penalty: float = 1e-3, min_count: int = 3
+    train: Sequence[PairText], test: Sequence[PairText], penalty: float = 1e-3, min_count: int = 3
 ) -> np.ndarray:
     """A linear Bradley-Terry model on word counts, fitted on `train`: margins on `test`, (n,).
 
     It sees neither prompt nor word order. What it reaches, a reward model gets without reading.
+    Minimises the mean loss plus `penalty` times the squared weights; words in fewer than
+    `min_count` responses of `train` do not count.
     """
-    words = [[_words(pair[side]) for side in ("chosen", "rejected")] for pair in [*train, *test]]
-    counts: dict[str, int] = {}
-    for pair in words[: len(train)]:
-        for word in pair[0] + pair[1]:
-            counts[word] = counts.get(word, 0) + 1
-    kept = sorted(word for word, n in counts.items() if n >= min_count)
-    index = {word: i for i, word in enumerate(kept)}
-    entries: dict[tuple[int, int], float] = {}
-    for row, pair in enumerate(words):
-        for sign, side in zip((1.0, -1.0), pair, strict=True):
-            for word in side:
-                if word in index:
-                    key = (row, index[word])
-                    entries[key] = entries.get(key, 0.0) + sign
-    place = torch.tensor(list(entries), dtype=torch.long).reshape(-1, 2).T
-    values = torch.tensor(list(entries.values()), dtype=torch.float32)
-    fit = place[0] < len(train)
-    width = max(len(index), 1)
-    features = torch.sparse_coo_tensor(
-        place[:, fit], values[fit], (len(train), width), check_invariants=False
-    ).coalesce()
-    weights = torch.zeros(width, 1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=60, line_search_fn="strong_wolfe")
+    counter = CountVectorizer(tokenizer=_words, token_pattern=None, lowercase=False,
+                              min_df=min_count)
+    try:
+        counter.fit([pair[side] for pair in train for side in ("chosen", "rejected")])
+    except ValueError:  # no word is frequent enough, so words tell nothing
+        return np.zeros(len(test))
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        margins = torch.sparse.mm(features, weights)
-        loss = F.softplus(-margins).mean() + penalty * weights.square().sum()
-        loss.backward()
-        return loss
+    def differences(pairs: Sequence[PairText]) -> sparse.csr_matrix:
+        return counter.transform([pair["chosen"] for pair in pairs]) - counter.transform(
+            [pair["rejected"] for pair in pairs])
 
-    optimizer.step(closure)
-    rows = place[0, ~fit] - len(train)
-    margins = torch.zeros(len(test)).index_add_(
-        0, rows, values[~fit] * weights.detach()[place[1, ~fit], 0]
-    )
-    return margins.double().numpy()
+    # Logistic regression wants both outcomes: each pair once as it is, and once turned round.
+    seen = differences(train)
+    model = LogisticRegression(C=1 / (4 * len(train) * penalty), fit_intercept=False, tol=1e-6,
+                               max_iter=1000)
+    model.fit(sparse.vstack([seen, -seen]), [1] * len(train) + [0] * len(train))
+    return differences(test) @ model.coef_[0]
 
 
 def _words(text: str) -> list[str]:

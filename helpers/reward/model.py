@@ -16,9 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.engine.tokens import check_tokenizer, encode_response, pad_responses
+from helpers.engine.tokens import (
+    check_tokenizer,
+    encode_response,
+    pad_responses,
+    position_ids,
+)
 from helpers.errors import UserError
-from helpers.reward.pairs import collate_shared, shared_length
+from helpers.reward.pairs import PairBatch, SharedBatch, collate_shared, moved, shared_length
 
 
 def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -69,7 +74,7 @@ def reward_logits(
     backbone = getattr(model, model.base_model_prefix)
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     if _takes_positions(type(backbone)):
-        inputs["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        inputs["position_ids"] = position_ids(attention_mask)
     hidden = backbone(**inputs, use_cache=False).last_hidden_state
     rewards = model.score(pool(hidden, attention_mask)).squeeze(-1).float()
     if not likelihood_weight(model):
@@ -131,14 +136,14 @@ def _means(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor
 
 def pair_rewards(
     model: nn.Module,
-    batch: dict[str, torch.Tensor],
+    batch: PairBatch | SharedBatch,
     pool: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = pool_last_token,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rewards of the chosen and the rejected responses of a collated batch, each (n,).
 
-    Takes what `collate_pairs` or `collate_shared` made; the result is the same.
+    Of either kind of batch; the result is the same.
     """
-    if "segment" not in batch:
+    if isinstance(batch, PairBatch):
         rewards = reward_logits(
             model, batch["input_ids"], batch["attention_mask"], pool, batch["response_mask"])
         return rewards.chunk(2)
@@ -262,7 +267,7 @@ def score_pairs(
         rows = together[start : start + batch_size]
         batch = collate_shared(rows, tokenizer.pad_token_id)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            both = pair_rewards(model, {name: t.to(device) for name, t in batch.items()})
+            both = pair_rewards(model, moved(batch, device))
         rewards[:, [row["row"] for row in rows]] = torch.stack(both).double().cpu().numpy()
     model.train(was_training)
     shared = {row["row"] for row in together}

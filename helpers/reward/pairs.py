@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from helpers.engine.kinds import EncodedPair, PairText
 from helpers.engine.tokens import encode_response, pad, pad_responses
 from helpers.errors import UserError
 
 
 def encode_pairs(
-    tokenizer, pairs: Sequence[dict], max_length: int, *, longest_first: bool = False
-) -> list[dict]:
+    tokenizer: Any, pairs: Sequence[PairText], max_length: int, *, longest_first: bool = False
+) -> list[EncodedPair]:
     """Token ids of preference pairs, none longer than `max_length` tokens.
 
     A long prompt loses its beginning, for both responses alike; a pair of which a response alone
     takes more than three quarters of `max_length` is left out, since nobody judged half a response.
 
-    pairs: dictionaries with `prompt` (rendered), `chosen` and `rejected`; a `margin`, if there,
-    is kept. Returns dictionaries `chosen_ids`, `rejected_ids`, `prompt_length` (tokens that both
-    begin with), `length` (of the longer side), `cut` (tokens its prompt lost), `margin` and `row`,
-    the pair's place in `pairs`. Raises UserError for an empty or equal response, naming the row,
-    and when no pair is left.
+    Raises UserError for an empty or equal response, naming the row, and when no pair is left.
     """
-    encoded = []
+    encoded: list[EncodedPair] = []
     for row, pair in enumerate(pairs):
         chosen, rejected = pair["chosen"].strip(), pair["rejected"].strip()
         if not chosen or not rejected:
@@ -84,32 +82,40 @@ def length_grouped_order(
     return [int(i) for batch in full + rest for i in batch]
 
 
-def collate_pairs(rows: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """One batch of 2n rows: n chosen texts, then their n rejected ones, padded on the right.
+class PairBatch(dict[str, torch.Tensor]):
+    """2n rows of tokens: n prompts with their chosen responses, then n with the rejected ones.
 
-    Returns input_ids, attention_mask and response_mask (2n, length), margin (n,) and row (n,).
+    `input_ids`, `attention_mask`, `response_mask` (2n, length), padded on the right; `margin` and
+    `row`, the pair's place in what was encoded (n,).
     """
+
+
+class SharedBatch(dict[str, torch.Tensor]):
+    """n rows of tokens: prompt, chosen response, rejected response, the prompt there once.
+
+    `segment` (n, length) is 0 on the prompt, 1 on the chosen and 2 on the rejected response, -1 on
+    padding; `position_ids` (n, length) start again for the rejected response; `input_ids`
+    (n, length), padded on the right; `margin` and `row` (n,).
+    """
+
+
+def collate_pairs(rows: Sequence[EncodedPair], pad_token_id: int) -> PairBatch:
+    """One batch of two rows a pair."""
     texts = [row["chosen_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
-    return {
+    return PairBatch(
         **pad_responses(texts, [row["prompt_length"] for row in rows] * 2, pad_token_id),
-        "margin": torch.tensor([row["margin"] for row in rows]),
-        "row": torch.tensor([row["row"] for row in rows]),
-    }
+        margin=torch.tensor([row["margin"] for row in rows]),
+        row=torch.tensor([row["row"] for row in rows]),
+    )
 
 
-def shared_length(row: dict) -> int:
+def shared_length(row: EncodedPair) -> int:
     """Tokens of an encoded pair when its prompt is counted once."""
     return len(row["chosen_ids"]) + len(row["rejected_ids"]) - row["prompt_length"]
 
 
-def collate_shared(rows: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """One batch of n rows, each prompt + chosen response + rejected response, padded on the right.
-
-    The prompt is there once. `segment` (n, length) is 0 on the prompt, 1 on the chosen and 2 on
-    the rejected response, -1 on padding; positions start again for the rejected response, and
-    `pair_rewards` keeps either response from seeing the other. Returns input_ids, position_ids,
-    segment (n, length), margin (n,) and row (n,).
-    """
+def collate_shared(rows: Sequence[EncodedPair], pad_token_id: int) -> SharedBatch:
+    """One batch of one row a pair; `pair_rewards` keeps either response from seeing the other."""
     ids, positions, segments = [], [], []
     for row in rows:
         prompt, chosen, rejected = (
@@ -118,14 +124,18 @@ def collate_shared(rows: Sequence[dict], pad_token_id: int) -> dict[str, torch.T
         ids.append(row["chosen_ids"] + row["rejected_ids"][prompt:])
         positions.append([*range(chosen), *range(prompt, rejected)])
         segments.append([0] * prompt + [1] * (chosen - prompt) + [2] * (rejected - prompt))
-    batch = pad(ids, pad_token_id)
-    batch["position_ids"] = pad(positions, 0)["input_ids"]
-    batch["segment"] = pad(segments, -1)["input_ids"]
-    del batch["attention_mask"]
-    return batch | {
-        "margin": torch.tensor([row["margin"] for row in rows]),
-        "row": torch.tensor([row["row"] for row in rows]),
-    }
+    return SharedBatch(
+        input_ids=pad(ids, pad_token_id)["input_ids"],
+        position_ids=pad(positions, 0)["input_ids"],
+        segment=pad(segments, -1)["input_ids"],
+        margin=torch.tensor([row["margin"] for row in rows]),
+        row=torch.tensor([row["row"] for row in rows]),
+    )
+
+
+def moved(batch: PairBatch | SharedBatch, device: torch.device) -> PairBatch | SharedBatch:
+    """The same batch on a device."""
+    return type(batch)({name: tensor.to(device) for name, tensor in batch.items()})
 
 
 def padding_share(lengths: Sequence[int], batch_size: int) -> float:

@@ -24,7 +24,7 @@ from helpers.engine.tokens import check_tokenizer, encode_response, pad
 from helpers.errors import UserError
 from helpers.models import disable_dropout
 from helpers.reward.model import reward_logits
-from helpers.reward.training import LengthGroupedSampler, training_arguments
+from helpers.reward.training import LengthGroupedSampler, RewardConfig, training_arguments
 
 WINNERS = ("a", "b", "tie")
 
@@ -211,11 +211,9 @@ def train_comparison_model(
             name: torch.tensor([row[name] for row in rows]) for name in ("label", "row")
         }
 
-    arguments = training_arguments(
-        model, folder, rows=len(train), epochs=epochs, batch_size=batch_size,
-        learning_rate=learning_rate, warmup_share=0.05, weight_decay=0.01, max_grad_norm=1.0,
-        gradient_accumulation=1, evaluations=evaluations, bf16=bf16, seed=seed, report_to="none",
-    )
+    arguments = training_arguments(model, folder, len(train), RewardConfig(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, bf16=bf16, seed=seed,
+        evaluations=evaluations))
     arguments.label_names = ["label"]
     trainer = ComparisonTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=validation,

@@ -5,15 +5,27 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
-from helpers.engine.place import plain_attention, without_wrappers
+from helpers.engine.kinds import PairText
+from helpers.engine.place import mixed_precision, plain_attention, without_wrappers
 from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
+from helpers.profiles import (
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    Settings,
+    Share,
+    check_fields,
+)
 from helpers.reward.measures import pair_accuracy
 from helpers.reward.model import (
     bradley_terry_loss,
@@ -91,83 +103,86 @@ def _pair_metrics(prediction) -> dict[str, float]:
     return {"accuracy": float(pair_accuracy(margins).mean()), "margin": float(margins.mean())}
 
 
+@dataclass
+class RewardConfig:
+    """How a reward model is trained. Lengths are in tokens, the margin in units of reward."""
+
+    epochs: Positive = 1
+    batch_size: Count = 32  # pairs
+    gradient_accumulation: Count = 1  # batches per optimiser step
+    learning_rate: Positive = 3e-4
+    warmup_share: Share = 0.05
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    max_length: Count = 256
+    margin: NonNegative = 0.0  # asked for beyond the right order, added to a pair's own `margin`
+    evaluations: CountOrZero = 4  # times the validation loss is taken; 0: no checkpoints either
+    patience: Count | None = None  # stop after so many evaluations without a better one
+    bf16: bool = False  # matrices multiplied in bfloat16
+    report_to: str | Sequence[str] = "none"
+    seed: CountOrZero = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "reward")
+
+    @classmethod
+    def from_settings(cls, settings: Settings, **changes: Any) -> RewardConfig:
+        """The `reward:` section of a profile, its seed and precision, and `changes` on top."""
+        known = {f.name for f in fields(cls)}
+        values = {k: v for k, v in settings.reward.as_dict().items() if k in known}
+        return cls(**{"seed": settings.seed, "bf16": mixed_precision(settings),
+                      **values, **changes})
+
+
 def train_reward_model(
     model: nn.Module,
-    tokenizer,
-    train_pairs: Sequence[dict],
-    validation_pairs: Sequence[dict],
+    tokenizer: Any,
+    train_pairs: Sequence[PairText],
+    validation_pairs: Sequence[PairText],
     folder: str | Path,
+    config: RewardConfig | None = None,
     *,
-    epochs: float = 1,
-    batch_size: int = 32,
-    learning_rate: float = 3e-4,
-    max_length: int = 256,
-    margin: float = 0.0,
-    warmup_share: float = 0.05,
-    weight_decay: float = 0.01,
-    max_grad_norm: float = 1.0,
-    gradient_accumulation: int = 1,
-    evaluations: int = 4,
-    patience: int | None = None,
-    bf16: bool = False,
-    seed: int = 0,
     resume: bool = False,
-    report_to: str | Sequence[str] = "none",
     share_prompts: bool | None = None,
     loss_fn: Callable = bradley_terry_loss,
     pool_fn: Callable = pool_last_token,
-    callbacks: Sequence = (),
-) -> list[dict]:
+    callbacks: Sequence[Any] = (),
+) -> list[dict[str, float]]:
     """Train `model` in place by Bradley-Terry on pairs; the best checkpoint is put back at the end.
 
-    train_pairs, validation_pairs: dictionaries `prompt, chosen, rejected` and optionally `margin`
-    (in units of reward, added to the constant `margin`). Checkpoints go to `folder`; with
-    `resume` training goes on from the last one there. `evaluations` is the number of times the
-    validation loss is taken (0: never, no checkpoints, and the last weights stay); `patience`
-    stops after so many evaluations without a better one. `share_prompts` computes a pair's prompt
-    once (`collate_shared`); by default wherever the model allows it.
-    `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the reader's.
+    Checkpoints go to `folder`; with `resume` training goes on from the last one there.
+    `share_prompts` computes a pair's prompt once (`collate_shared`); by default wherever the model
+    allows it. `loss_fn(chosen, rejected, margin)` and `pool_fn(values, attention_mask)` may be the
+    reader's.
 
     Returns the history: one dictionary per evaluation with `step`, `pairs` (seen so far),
-    `train_loss` (mean since the row before; absent before training), `loss`, `accuracy`, `margin`.
-    Raises UserError for bad pairs, a tokenizer without padding token, a `max_length` beyond the
-    model's positions, and a loss that is not finite (naming the rows of its batch).
+    `train_loss` (mean since the row before; absent before training), `loss`, `accuracy`, `margin`
+    (mean reward of the chosen less that of the rejected).
+
+    Raises:
+        UserError: bad pairs, a tokenizer without padding token, a `max_length` beyond the model's
+            positions, or a loss that is not finite (naming the rows of its batch).
     """
+    config = config or RewardConfig()
     check_tokenizer(tokenizer)
     limit = position_limit(model)
-    if limit is not None and max_length > limit:
+    if limit is not None and config.max_length > limit:
         raise UserError(
-            f"reward.max_length is {max_length}, but the model has only {limit} positions."
+            f"reward.max_length is {config.max_length}, but the model has only {limit} positions."
         )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    train = encode_pairs(tokenizer, train_pairs, max_length)
-    validation = encode_pairs(tokenizer, validation_pairs, max_length, longest_first=True)
+    train = encode_pairs(tokenizer, train_pairs, config.max_length)
+    validation = encode_pairs(tokenizer, validation_pairs, config.max_length, longest_first=True)
     if share_prompts is None:
         share_prompts = can_share_prompts(model)
     collate = collate_shared if share_prompts else collate_pairs
-    arguments = training_arguments(
-        model,
-        folder,
-        rows=len(train),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_share=warmup_share,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        gradient_accumulation=gradient_accumulation,
-        evaluations=evaluations,
-        bf16=bf16,
-        seed=seed,
-        report_to=report_to,
-    )
-    if bf16:
+    if config.bf16:
         plain_attention(model)
-    stopping = [EarlyStoppingCallback(patience)] if patience else []
+    stopping = [EarlyStoppingCallback(config.patience)] if config.patience else []
     trainer = PairTrainer(
         model=model,
-        args=arguments,
+        args=training_arguments(model, folder, len(train), config),
         train_dataset=train,
         eval_dataset=validation,
         data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
@@ -175,61 +190,49 @@ def train_reward_model(
         callbacks=[*stopping, *callbacks],
         loss_fn=loss_fn,
         pool_fn=pool_fn,
-        margin=margin,
+        margin=config.margin,
         share_prompts=share_prompts,
     )
     trainer.remove_callback(PrinterCallback)
     checkpoints = list(Path(folder).glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
     without_wrappers(model).eval()
-    pairs_per_step = batch_size * gradient_accumulation
-    return _history(trainer.state.log_history, pairs_per_step, round(len(train) * epochs))
+    pairs_per_step = config.batch_size * config.gradient_accumulation
+    return _history(trainer.state.log_history, pairs_per_step, round(len(train) * config.epochs))
 
 
 def training_arguments(
-    model: nn.Module,
-    folder: str | Path,
-    *,
-    rows: int,
-    epochs: float,
-    batch_size: int,
-    learning_rate: float,
-    warmup_share: float,
-    weight_decay: float,
-    max_grad_norm: float,
-    gradient_accumulation: int,
-    evaluations: int,
-    bf16: bool,
-    seed: int,
-    report_to: str | Sequence[str],
+    model: nn.Module, folder: str | Path, rows: int, config: RewardConfig
 ) -> TrainingArguments:
     """Arguments of `transformers.Trainer`: cosine decay after warm-up, evaluation and checkpoint
     at the same steps, the checkpoint with the lowest validation loss put back at the end. With
     `evaluations` 0 there are neither, and the last weights stay."""
-    steps = math.ceil(math.ceil(rows / batch_size) / gradient_accumulation * epochs)
-    every = max(1, math.ceil(steps / max(evaluations, 1)))
+    batches = math.ceil(rows / config.batch_size)
+    steps = math.ceil(batches / config.gradient_accumulation * config.epochs)
+    every = max(1, math.ceil(steps / max(config.evaluations, 1)))
+    report_to = config.report_to
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=2 * batch_size,
-        gradient_accumulation_steps=gradient_accumulation,
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=2 * config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=int(warmup_share * steps),
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        bf16=bf16,
+        warmup_steps=int(config.warmup_share * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.bf16,
         use_cpu=next(model.parameters()).device.type == "cpu",
-        seed=seed,
-        eval_strategy="steps" if evaluations else "no",
+        seed=config.seed,
+        eval_strategy="steps" if config.evaluations else "no",
         eval_steps=every,
-        eval_on_start=evaluations > 0,
+        eval_on_start=config.evaluations > 0,
         logging_steps=every,
-        save_strategy="steps" if evaluations else "no",
+        save_strategy="steps" if config.evaluations else "no",
         save_steps=every,
         save_total_limit=2,
-        load_best_model_at_end=evaluations > 0,
+        load_best_model_at_end=config.evaluations > 0,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         remove_unused_columns=False,

@@ -1,4 +1,4 @@
-"""The curves and areas that benchmarks/ppo_frontier.py stores, on made-up rows."""
+"""The task that the studies of PPO share, and what ppo_frontier.py and ppo_long.py store of it."""
 
 import sys
 
@@ -7,9 +7,10 @@ import pytest
 
 from helpers.paths import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import ppo_frontier as frontier
-import ppo_long
+sys.path.insert(0, str(ROOT))
+from benchmarks import ppo_frontier as frontier
+from benchmarks import ppo_long
+from benchmarks.shared import imdb_task
 
 
 def rows_of(name, seeds, slope, kls=(1.0, 4.0, 9.0)):
@@ -45,8 +46,8 @@ def test_a_run_that_did_not_learn_has_no_ratio_and_a_negative_kl_counts_as_none(
 
 
 def test_the_last_update_is_always_measured():
-    assert frontier.moments(10, 4) == {2, 5, 8, 10}
-    assert frontier.moments(3, 8) == {1, 2, 3}
+    assert imdb_task.moments(10, 4) == {2, 5, 8, 10}
+    assert imdb_task.moments(3, 8) == {1, 2, 3}
 
 
 def test_a_policy_is_compared_with_best_of_n_at_its_own_kl():
@@ -92,20 +93,20 @@ def test_our_run_takes_changes_and_is_measured_on_the_way(monkeypatch):
                 for callback in self.callbacks:
                     callback(self, {"step": step, "episodes": 32 * step, "kl_coef": 1 / step})
 
-    monkeypatch.setattr(frontier.ppo_trainer, "PPO", Trainer)
-    monkeypatch.setattr(frontier.trl_adapter, "new_value_model", lambda *_: None)
+    monkeypatch.setattr(imdb_task.ppo_trainer, "PPO", Trainer)
+    monkeypatch.setattr(imdb_task.trl_adapter, "new_value_model", lambda *_: None)
     job = type("Job", (), {"measure": lambda self, policy: {"policy": policy}})()
     job.policy, job.reference, job.reward_fn, job.train = {}, None, None, []
     job.tokenizer = type("Tokenizer", (), {"pad_token_id": 1})()
     job.overrides = {"ppo_trl.total_episodes": 128, "ppo_trl.batch_size": 32,
                      "ppo_trl.kl_coef": 0.3}
-    rows = frontier.run_ours(job, 5, 2, kl_target=7.0, kl_horizon=300)
+    rows = imdb_task.run_ours(job, 5, 2, kl_target=7.0, kl_horizon=300)
     assert [(r["episodes"], r["kl_coef"]) for r in rows] == [(64, 0.5), (128, 0.25)]
     assert rows[0]["policy"] == {} and rows[0]["policy"] is not job.policy  # trains a copy
     config = seen[0]
     assert (config.kl_target, config.kl_horizon, config.kl_coef) == (7.0, 300, 0.3)
     assert (config.updates, config.seed) == (4, 5)
-    frontier.run_ours(job, 5, 2)
+    imdb_task.run_ours(job, 5, 2)
     assert seen[1].kl_target is None  # as in TRL's trainer, unless asked for
 
 
@@ -128,7 +129,7 @@ def test_draws_are_kept_for_the_same_models_prompts_and_number_only(monkeypatch,
         made.append((job.made_of, job.test[:prompts], samples))
         return np.random.default_rng(len(made)).normal(size=(2, prompts, samples))
 
-    monkeypatch.setattr(frontier, "draw", draw)
+    monkeypatch.setattr(imdb_task, "draw", draw)
     first, again = (ppo_long.kept_draws(job, 2, 5, tmp_path / "new") for _ in range(2))
     assert np.array_equal(first, again) and np.shape(first) == (2, 2, 5) and len(made) == 1
     ppo_long.kept_draws(job, 2, 6, tmp_path / "new")
@@ -153,9 +154,9 @@ def test_draws_for_best_of_n_keep_their_prompt(monkeypatch):
         asked.append(len(rows))
         return type("Batch", (), {"texts": [""] * len(rows)})()
 
-    monkeypatch.setattr(frontier.generation, "sample", sample)
+    monkeypatch.setattr(imdb_task.generation, "sample", sample)
     job.reward_fn = lambda prompts, responses: np.array([float(p) for p in prompts])
-    monkeypatch.setattr(frontier, "gold_sentiment", lambda text: -float(text))
-    best = frontier.best_of(*frontier.draw(job, 4, 300))
+    monkeypatch.setattr(imdb_task, "gold_sentiment", lambda text: -float(text))
+    best = imdb_task.best_of(*imdb_task.draw(job, 4, 300))
     assert sum(asked) == 4 * 300
     assert max(abs(row["reward_gain"]) + abs(row["gold_gain"]) for row in best) < 1e-3

@@ -7,8 +7,8 @@ import pytest
 
 from helpers.paths import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import ppo as bench
+sys.path.insert(0, str(ROOT))
+from benchmarks import ppo as bench
 
 
 def test_a_ratio_is_taken_within_a_round_and_its_median_stands():

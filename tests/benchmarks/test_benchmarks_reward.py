@@ -8,10 +8,9 @@ import pytest
 
 from helpers.paths import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import _store
-import backbones
-import more_pairs
+sys.path.insert(0, str(ROOT))
+from benchmarks import backbones, more_pairs
+from benchmarks.shared import store
 
 
 def test_the_majority_labels_every_pair_by_its_likelier_side():
@@ -23,7 +22,7 @@ def test_the_majority_labels_every_pair_by_its_likelier_side():
 
 def test_backbones_named_replace_their_rows_and_the_others_stay(tmp_path, monkeypatch):
     bits, reached = {"gpt2-0.2m": 1.0, "base": 0.3}, {"gpt2-0.2m": 0.6, "base": 0.8}
-    monkeypatch.setattr(_store, "RESULTS", tmp_path)
+    monkeypatch.setattr(store, "RESULTS", tmp_path)
     monkeypatch.setattr(backbones, "run", lambda name, settings: {
         "backbone": name, "bits_per_byte_dialogues": bits[name],
         "expected_accuracy": reached[name]})

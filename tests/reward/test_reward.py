@@ -5,79 +5,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from support import CONFIGS, answer_tokenizer, make_pairs, make_scorer, train_scorer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    GPT2Config,
-    GPTNeoConfig,
-    LlamaConfig,
     PreTrainedTokenizerFast,
-    Qwen2Config,
 )
 
 from helpers import reward
 from helpers.errors import UserError
 
-WORDS = ["human", "assistant", ":", "what", "is", "a", "good", "answer", "bad", "thanks", "fine",
-         "no", "yes", "maybe", "please", ".", "?"]
-CONFIGS = {
-    "gpt2": GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64),
-    "gpt_neo": GPTNeoConfig(
-        hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32,
-        max_position_embeddings=64, attention_types=[[["global", "local"], 1]], window_size=8,
-    ),
-    "llama": LlamaConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64,
-    ),
-    "qwen": Qwen2Config(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=32, max_position_embeddings=64,
-    ),
-}
-
-
-def make_tokenizer():
-    vocab = {word: i for i, word in enumerate(["<unk>", "<eos>", "<pad>", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>"
-    )
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return make_tokenizer()
-
-
-def make_model(tokenizer, kind="gpt2", seed=0, num_labels=1):
-    torch.manual_seed(seed)
-    config = type(CONFIGS[kind])(**CONFIGS[kind].to_dict())
-    config.num_labels, config.vocab_size = num_labels, len(tokenizer)
-    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-    config.bos_token_id = tokenizer.eos_token_id
-    return AutoModelForSequenceClassification.from_config(config).eval()
+    return answer_tokenizer()
 
 
 def tied(model):
     """Llama and Qwen share their embeddings only when told so; a reward model has one anyway."""
     model.config.tie_word_embeddings = True
     return model
-
-
-def make_pairs(n, seed=0):
-    """Pairs in which the answer with the word "good" is always the better one."""
-    rng = np.random.default_rng(seed)
-    pairs = []
-    for _ in range(n):
-        filler = [" ".join(rng.choice(WORDS[8:], rng.integers(1, 9))) for _ in range(2)]
-        pairs.append({
-            "prompt": "human : what is " + " ".join(rng.choice(WORDS[8:], 3)) + " assistant :",
-            "chosen": f"good {filler[0]}", "rejected": f"bad {filler[1]}",
-        })
-    return pairs
 
 
 # ------------------------------------------------------------------------------------- pooling
@@ -98,7 +45,7 @@ def test_pooling_takes_the_vector_of_the_last_real_token():
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_no_reward(tokenizer, kind, side):
-    model = make_model(tokenizer, kind)
+    model = make_scorer(tokenizer, kind)
     rng = np.random.default_rng(1)
     texts = [rng.integers(3, len(tokenizer), n).tolist() for n in (3, 9, 14, 20)]
     alone = [reward.reward_logits(model, **reward.pad([text], 2)) for text in texts]
@@ -109,7 +56,7 @@ def test_padding_changes_no_reward(tokenizer, kind, side):
 @pytest.mark.parametrize("weight", [0.0, 1.5])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_shared_prompt_changes_neither_rewards_nor_gradients(tokenizer, kind, weight):
-    model = reward.use_likelihood(tied(make_model(tokenizer, kind)), weight)
+    model = reward.use_likelihood(tied(make_scorer(tokenizer, kind)), weight)
     assert reward.can_share_prompts(model) == (kind != "gpt_neo")  # its windows count columns
     if kind == "gpt_neo":
         return
@@ -128,7 +75,7 @@ def test_a_shared_prompt_changes_neither_rewards_nor_gradients(tokenizer, kind, 
 @pytest.mark.parametrize("weight", [0.0, 1.5])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_pairs_scored_together_have_the_rewards_of_texts_scored_alone(tokenizer, kind, weight):
-    model, pairs = tied(make_model(tokenizer, kind)).train(), make_pairs(30)
+    model, pairs = tied(make_scorer(tokenizer, kind)).train(), make_pairs(30)
     reward.use_likelihood(model, weight)
     pairs[4] = {**pairs[4], "prompt": pairs[4]["prompt"] * 12}  # does not fit: cut from the left
     pairs[7] = {**pairs[7], "prompt": ""}
@@ -141,7 +88,7 @@ def test_pairs_scored_together_have_the_rewards_of_texts_scored_alone(tokenizer,
 
 
 def test_pairs_scored_in_bfloat16_are_nearly_the_same(tokenizer):
-    model, pairs = reward.use_likelihood(tied(make_model(tokenizer, "gpt2")), 1.5), make_pairs(30)
+    model, pairs = reward.use_likelihood(tied(make_scorer(tokenizer, "gpt2")), 1.5), make_pairs(30)
     exact = np.array(reward.score_pairs(model, tokenizer, pairs))
     rough = np.array(reward.score_pairs(model, tokenizer, pairs, bf16=True))
     assert 0 < np.abs(exact - rough).max() < 0.05 * exact.std() + 0.05
@@ -149,7 +96,7 @@ def test_pairs_scored_in_bfloat16_are_nearly_the_same(tokenizer):
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_likelihood_is_the_language_models_mean_log_probability(tokenizer, kind, tmp_path):
-    model = tied(make_model(tokenizer, kind))
+    model = tied(make_scorer(tokenizer, kind))
     pairs = make_pairs(5)
     plain = reward.score_pairs(model, tokenizer, pairs)
     both = reward.score_pairs(reward.use_likelihood(model, 2.0), tokenizer, pairs)
@@ -192,7 +139,7 @@ def test_the_likelihoods_weight_is_that_of_a_logistic_regression():
 
 
 def test_a_backbone_with_an_output_embedding_of_its_own_has_no_likelihood(tokenizer):
-    model = make_model(tokenizer, "llama")
+    model = make_scorer(tokenizer, "llama")
     model.config.tie_word_embeddings = False
     with pytest.raises(UserError, match="reward.likelihood=0"):
         reward.use_likelihood(model, 1.0)
@@ -200,7 +147,7 @@ def test_a_backbone_with_an_output_embedding_of_its_own_has_no_likelihood(tokeni
 
 
 def test_reward_equals_the_library_on_right_padding(tokenizer):
-    model = make_model(tokenizer)
+    model = make_scorer(tokenizer)
     batch = reward.pad([[3, 4, 5], [6, 7, 8, 9, 10]], tokenizer.pad_token_id)
     torch.testing.assert_close(
         reward.reward_logits(model, **batch), model(**batch).logits.squeeze(-1).float()
@@ -316,7 +263,7 @@ def test_padding_share_counts_both_rows_of_a_pair():
 
 
 def test_scores_come_back_in_order_and_match_single_texts(tokenizer):
-    model, pairs = make_model(tokenizer), make_pairs(9)
+    model, pairs = make_scorer(tokenizer), make_pairs(9)
     prompts = [pair["prompt"] for pair in pairs]
     responses = [pair["chosen"] for pair in pairs]
     many = reward.score(model, tokenizer, prompts, responses, batch_size=4)
@@ -328,7 +275,7 @@ def test_scores_come_back_in_order_and_match_single_texts(tokenizer):
 
 
 def test_long_texts_are_cut_from_the_left(tokenizer):
-    model = make_model(tokenizer)
+    model = make_scorer(tokenizer)
     long = "human : " + "what is " * 60 + "assistant :"
     before, after = reward.encode_response(tokenizer, long, "yes")
     ids = (before + after)[-64:]
@@ -338,7 +285,7 @@ def test_long_texts_are_cut_from_the_left(tokenizer):
 
 
 def test_normalised_rewards_have_mean_zero_and_variance_one(tokenizer, tmp_path):
-    model, pairs = make_model(tokenizer), make_pairs(40)
+    model, pairs = make_scorer(tokenizer), make_pairs(40)
     prompts, texts = [p["prompt"] for p in pairs], [p["chosen"] for p in pairs]
     with pytest.raises(UserError, match="no scale yet"):
         reward.reward_function(model, tokenizer)
@@ -388,45 +335,56 @@ def test_calibration_error_is_small_for_a_judge_who_states_true_chances():
     assert reward.calibration_error(5 * margins, right) > 0.1
 
 
-def test_rank_correlation_equals_scipy_with_ties():
-    stats = pytest.importorskip("scipy.stats", reason="scipy is the independent reference")
+def test_rank_correlation_is_that_of_the_ranks_and_ties_share_theirs():
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 9, 200), rng.normal(size=200)
-    assert reward.rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    ranks = [[np.mean([np.sum(v < one) + 1, np.sum(v <= one)]) for one in v] for v in (x, y)]
+    assert reward.rank_correlation(x, y) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert reward.rank_correlation(x, np.exp(x)) == pytest.approx(1)
 
 
 def test_bag_of_words_learns_a_word_that_decides():
     train, test = make_pairs(300), make_pairs(100, seed=1)
     margins = reward.bag_of_words_margins(train, test)
     assert reward.pair_accuracy(margins).mean() > 0.99
+    swapped = [pair | {"chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in test]
+    assert reward.bag_of_words_margins(train, swapped) == pytest.approx(-margins)
+
+
+def test_bag_of_words_without_a_frequent_word_says_nothing():
+    assert reward.bag_of_words_margins(make_pairs(1), make_pairs(4)).tolist() == [0, 0, 0, 0]
+
+
+def test_bag_of_words_minimises_the_penalised_loss_of_bradley_terry():
+    """Two words decide with noise: the fit is where the gradient of the loss is 0."""
+    rng = np.random.default_rng(0)
+    train = [{"prompt": "", "chosen": a, "rejected": b} for a, b in
+             ([("good", "bad"), ("bad", "good")][int(rng.random() < 0.3)] for _ in range(400))]
+    penalty = 1e-2
+    margin = reward.bag_of_words_margins(train, train[:1], penalty)[0]
+    won = np.mean([pair["chosen"] == train[0]["chosen"] for pair in train])
+    weight = margin / 2  # of either word, with opposite signs
+    slope = -2 * won / (1 + np.exp(margin)) + 2 * (1 - won) / (1 + np.exp(-margin))
+    assert slope + 2 * penalty * 2 * weight == pytest.approx(0, abs=1e-4)
 
 
 # -------------------------------------------------------------------------------------- training
-
-
-def train(tokenizer, folder, model=None, pairs=None, **options):
-    model = model or make_model(tokenizer)
-    options = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "max_length": 64} | options
-    history = reward.train_reward_model(
-        model, tokenizer, pairs or make_pairs(160), make_pairs(60, seed=1), folder, **options
-    )
-    return model, history
 
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_mixed_precision_multiplies_in_bfloat16_and_keeps_weights_in_float32(
     tokenizer, tmp_path, bf16
 ):
-    model, seen = make_model(tokenizer), set()
+    model, seen = make_scorer(tokenizer), set()
     for block in model.transformer.h:
         block.mlp.c_fc.register_forward_hook(lambda m, i, output: seen.add(output.dtype))
-    train(tokenizer, tmp_path, model, epochs=1, evaluations=2, bf16=bf16)
+    train_scorer(tokenizer, tmp_path, model, epochs=1, evaluations=2, bf16=bf16)
     assert seen == {torch.bfloat16 if bf16 else torch.float32}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_training_learns_and_records_the_start(tokenizer, tmp_path):
-    model, history = train(tokenizer, tmp_path)
+    model, history = train_scorer(tokenizer, tmp_path)
     assert history[0]["step"] == 0 and history[0]["loss"] == pytest.approx(math.log(2), abs=0.1)
     assert history[-1]["accuracy"] > 0.95 and history[-1]["pairs"] == 480
     chosen, rejected = reward.score_pairs(model, tokenizer, make_pairs(60, seed=1))
@@ -441,7 +399,7 @@ def test_the_readers_own_loss_trains_the_model(tokenizer, tmp_path):
         calls.append(1)
         return (1 - chosen + rejected).clamp(min=0).mean()
 
-    _, history = train(tokenizer, tmp_path, loss_fn=hinge)
+    _, history = train_scorer(tokenizer, tmp_path, loss_fn=hinge)
     assert calls and history[-1]["accuracy"] > 0.9
 
 
@@ -453,10 +411,10 @@ def test_a_killed_run_resumes_to_the_same_weights(tokenizer, tmp_path):
             if state.global_step == 13:
                 raise KeyboardInterrupt
 
-    whole, _ = train(tokenizer, tmp_path / "whole")
+    whole, _ = train_scorer(tokenizer, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(tokenizer, tmp_path / "killed", callbacks=[Kill()])
-    resumed, _ = train(tokenizer, tmp_path / "killed", model=make_model(tokenizer, seed=5),
+        train_scorer(tokenizer, tmp_path / "killed", callbacks=[Kill()])
+    resumed, _ = train_scorer(tokenizer, tmp_path / "killed", model=make_scorer(tokenizer, seed=5),
                        resume=True)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
@@ -468,12 +426,12 @@ def test_lora_keeps_its_head_when_saved_and_loaded_again(tokenizer, tmp_path):
     from helpers import models
     from helpers.profiles import load_profile
 
-    make_model(tokenizer).save_pretrained(tmp_path / "base")
+    make_scorer(tokenizer).save_pretrained(tmp_path / "base")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     model = models.add_lora(base, load_profile("embedded"), task="SEQ_CLS")
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     head = model.score.weight.clone()
-    train(tokenizer, tmp_path / "run", model=model, pairs=make_pairs(32), epochs=1)
+    train_scorer(tokenizer, tmp_path / "run", model=model, pairs=make_pairs(32), epochs=1)
     assert all(torch.equal(p, dict(model.named_parameters())[n]) for n, p in frozen.items())
     assert not torch.equal(model.score.weight, head)
     model.save_pretrained(tmp_path / "adapter")
@@ -497,19 +455,19 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_rows(tokenizer, 
         return loss * float("nan") if chosen.requires_grad and len(steps) > 12 else loss
 
     with pytest.raises(UserError, match=r"loss became nan at step \d+, on the pairs in rows \d+"):
-        train(tokenizer, tmp_path, loss_fn=breaks)
+        train_scorer(tokenizer, tmp_path, loss_fn=breaks)
     assert list(tmp_path.glob("checkpoint-*/model.safetensors"))
 
 
 def test_bad_tokenizer_and_length_are_refused(tokenizer, tmp_path):
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>")
     with pytest.raises(UserError, match="no padding"):
-        train(bare, tmp_path, model=make_model(tokenizer))
+        train_scorer(bare, tmp_path, model=make_scorer(tokenizer))
     bare.pad_token = bare.eos_token
     with pytest.raises(UserError, match="pads with its end-of-text token"):
-        train(bare, tmp_path, model=make_model(tokenizer))
+        train_scorer(bare, tmp_path, model=make_scorer(tokenizer))
     with pytest.raises(UserError, match="max_length is 65, but the model has only 64 positions"):
-        train(tokenizer, tmp_path, max_length=65)
+        train_scorer(tokenizer, tmp_path, max_length=65)
 
 
 # ------------------------------------------------------------------------------------- exercises

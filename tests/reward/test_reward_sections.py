@@ -1,13 +1,12 @@
 """Reward models beyond one run: settings that reach training, margins, adapters, curves."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from test_reward import make_model, make_pairs, make_tokenizer, train
+from support import answer_tokenizer, make_pairs, make_scorer, train_scorer
 
 from helpers import data, models, reward
 from helpers.engine import artifacts
@@ -17,7 +16,7 @@ from helpers.profiles import load_profile
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return make_tokenizer()
+    return answer_tokenizer()
 
 
 # ------------------------------------------------------------------------------------ settings
@@ -45,7 +44,7 @@ def test_where_curves_are_logged_makes_no_reward_model_stale():
 
 def test_tensorboard_finds_the_curves_in_the_training_folder(tokenizer, tmp_path):
     pytest.importorskip("tensorboard", reason="pip install tensorboard lets this run")
-    train(tokenizer, tmp_path, pairs=make_pairs(32), epochs=1, report_to="tensorboard")
+    train_scorer(tokenizer, tmp_path, pairs=make_pairs(32), epochs=1, report_to="tensorboard")
     [file] = tmp_path.rglob("events.out.tfevents.*")
     assert b"eval/accuracy" in file.read_bytes() and b"train/loss" in file.read_bytes()
 
@@ -54,14 +53,14 @@ def test_weights_and_biases_logs_without_a_network(tokenizer, tmp_path, monkeypa
     pytest.importorskip("wandb", reason="pip install wandb lets this run")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    train(tokenizer, tmp_path / "run", pairs=make_pairs(32), epochs=1, report_to="wandb")
+    train_scorer(tokenizer, tmp_path / "run", pairs=make_pairs(32), epochs=1, report_to="wandb")
     assert list(tmp_path.rglob("*.wandb"))
 
 
 def test_trackio_logs_without_a_network(tokenizer, tmp_path, monkeypatch):
     trackio = pytest.importorskip("trackio", reason="pip install trackio lets this run")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
-    train(tokenizer, tmp_path / "run", pairs=make_pairs(32), epochs=1, report_to="trackio")
+    train_scorer(tokenizer, tmp_path / "run", pairs=make_pairs(32), epochs=1, report_to="trackio")
     trackio.finish()
     assert list(tmp_path.rglob("*.db"))
 
@@ -77,10 +76,11 @@ def test_accumulated_batches_make_one_step_of_the_same_gradient(tokenizer, tmp_p
 
     kept = []
     for batch_size, halves in ((32, 1), (16, 2)):
-        model = models.disable_dropout(make_model(tokenizer))
-        _, history = train(tokenizer, tmp_path / str(halves), model=model, pairs=make_pairs(32),
-                           epochs=1, batch_size=batch_size, gradient_accumulation=halves,
-                           callbacks=[Keep()], max_grad_norm=1e9)
+        model = models.disable_dropout(make_scorer(tokenizer))
+        _, history = train_scorer(
+            tokenizer, tmp_path / str(halves), model=model, pairs=make_pairs(32), epochs=1,
+            batch_size=batch_size, gradient_accumulation=halves, callbacks=[Keep()],
+            max_grad_norm=1e9)
         assert history[-1]["step"] == 1 and history[-1]["pairs"] == 32
     torch.testing.assert_close(kept[1], kept[0], atol=1e-6, rtol=1e-4)
 
@@ -90,7 +90,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(tokenizer, tmp_pat
         loss = reward.bradley_terry_loss(chosen, rejected, margin)
         return -loss if chosen.requires_grad else loss  # learns the opposite, is judged rightly
 
-    model, history = train(
+    model, history = train_scorer(
         tokenizer, tmp_path, loss_fn=backwards, patience=2, epochs=6, learning_rate=2e-3)
     losses = [row["loss"] for row in history[1:]]  # the first row is from before training
     assert len(losses) == losses.index(min(losses)) + 1 + 2 < 6
@@ -111,10 +111,11 @@ def test_margins_made_of_scores_reach_the_loss_of_their_pair(tokenizer, tmp_path
             seen.extend(margin.tolist())
         return reward.bradley_terry_loss(chosen, rejected, margin)
 
-    train(tokenizer, tmp_path, pairs=data.with_margins(pairs, 0.5), epochs=1, loss_fn=watched)
+    train_scorer(
+        tokenizer, tmp_path, pairs=data.with_margins(pairs, 0.5), epochs=1, loss_fn=watched)
     assert sorted(seen) == pytest.approx([i / 15 for i in range(16)])  # mean one half
     seen.clear()
-    train(tokenizer, tmp_path / "plain", pairs=pairs, epochs=1, loss_fn=watched)
+    train_scorer(tokenizer, tmp_path / "plain", pairs=pairs, epochs=1, loss_fn=watched)
     assert not any(seen)  # a score alone is no margin
 
 
@@ -135,14 +136,14 @@ def test_a_margin_makes_the_best_gap_overstate_the_share_that_agrees():
 
 def test_a_backbone_in_four_bits_is_trained_through_its_adapters_alone(tokenizer, tmp_path):
     pytest.importorskip("bitsandbytes", reason="pip install bitsandbytes lets this run")
-    make_model(tokenizer).save_pretrained(tmp_path / "base")
+    make_scorer(tokenizer).save_pretrained(tmp_path / "base")
     settings = load_profile("embedded", {"models.quantise": "nf4", "models.lora": True})
     model = models.new_reward_model(tmp_path / "base", tokenizer, settings)
     model = models.add_lora(model, settings, "SEQ_CLS")
     packed = {n: p.clone() for n, p in model.named_parameters() if p.dtype == torch.uint8}
     head = model.score.weight.clone()
     assert len(packed) == 8  # four matrices in each of two layers
-    _, history = train(tokenizer, tmp_path / "run", model=model, pairs=make_pairs(64))
+    _, history = train_scorer(tokenizer, tmp_path / "run", model=model, pairs=make_pairs(64))
     now = dict(model.named_parameters())
     assert all(torch.equal(now[name], before) for name, before in packed.items())
     assert not torch.equal(model.score.weight, head)
@@ -154,12 +155,10 @@ def test_a_backbone_in_four_bits_is_trained_through_its_adapters_alone(tokenizer
 
 @pytest.fixture
 def curves(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reward_curves
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import reward_curves
 
-    yield reward_curves
-    for name in ("reward_curves", "_store"):
-        sys.modules.pop(name, None)
+    return reward_curves
 
 
 def test_flipped_labels_are_as_many_as_asked_for(curves):
@@ -173,7 +172,7 @@ def test_flipped_labels_are_as_many_as_asked_for(curves):
 
 
 def test_the_plain_loop_learns(curves, tokenizer):
-    model, test = make_model(tokenizer), make_pairs(60, seed=1)
+    model, test = make_scorer(tokenizer), make_pairs(60, seed=1)
     rows = reward.encode_pairs(tokenizer, make_pairs(320), 64)
     settings = load_profile("embedded", {"reward.learning_rate": 1e-2}).reward
     batches = [rows[i:i + 16] for i in range(0, len(rows), 16)]
@@ -186,7 +185,8 @@ def test_new_rows_replace_those_of_their_study_and_seed_only(curves, monkeypatch
     class Small:
         test = [{"probability": 0.8}]
 
-    store = sys.modules["_store"]
+    from benchmarks.shared import store
+
     monkeypatch.setattr(store, "RESULTS", tmp_path)
     monkeypatch.setattr(curves, "made_of", lambda bench: bench.source)
     bench = Small()
@@ -201,7 +201,9 @@ def test_new_rows_replace_those_of_their_study_and_seed_only(curves, monkeypatch
 
 
 def test_few_pairs_are_passed_over_more_often(curves):
+    from benchmarks.shared.reward_bench import AT_LEAST
+
     bench = object.__new__(curves.Bench)
     bench.settings, bench.scale = load_profile("embedded", {"reward.epochs": 2}), 1.0
     assert [bench.epochs(n) for n in (250, 1000, 8000)] == [
-        math.ceil(curves.AT_LEAST / 250), 2, 2]
+        math.ceil(AT_LEAST / 250), 2, 2]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_reward import make_model, make_pairs, make_tokenizer
+from support import answer_tokenizer, make_pairs, make_scorer
 
 from helpers import comparison
 from helpers.errors import UserError
@@ -13,7 +13,7 @@ from helpers.errors import UserError
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return make_tokenizer()
+    return answer_tokenizer()
 
 
 def make_rows(n, seed=0):
@@ -48,7 +48,7 @@ def test_bad_comparisons_are_named(tokenizer):
 
 
 def test_mixed_precision_multiplies_in_bfloat16(tokenizer, tmp_path):
-    model, seen = make_model(tokenizer, num_labels=3), set()
+    model, seen = make_scorer(tokenizer, num_labels=3), set()
     model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda m, i, o: seen.add(o.dtype))
     comparison.train_comparison_model(
         model, tokenizer, make_rows(20), make_rows(8, seed=1), tmp_path, max_length=64, bf16=True
@@ -58,7 +58,7 @@ def test_mixed_precision_multiplies_in_bfloat16(tokenizer, tmp_path):
 
 
 def test_training_learns_wins_and_ties_and_the_order_has_no_say(tokenizer, tmp_path):
-    model = make_model(tokenizer, num_labels=3)
+    model = make_scorer(tokenizer, num_labels=3)
     for module in model.modules():
         if hasattr(module, "p"):
             module.p = 0.0

@@ -10,7 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from helpers.paths import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def machine() -> str:
@@ -30,12 +32,11 @@ def machine() -> str:
 
 def commit() -> str:
     """The commit the code was at, marked when the helpers or benchmarks had changed since."""
-    root = RESULTS.parent.parent
     try:
-        short = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root,
+        short = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT,
                                capture_output=True, text=True, check=True).stdout.strip()
         dirty = subprocess.run(["git", "status", "--porcelain", "helpers", "benchmarks/*.py"],
-                               cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+                               cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return short + ("+" if dirty else "")
