@@ -112,7 +112,11 @@ def test_source_is_read_with_decorators_and_from_classes(tmp_path):
     assert sync.helper_source("toy.f", tmp_path) == (
         "@functools.cache\ndef f(x):\n    '''Doc.'''\n    return x  # why")
     assert sync.helper_source("toy.A.g", tmp_path) == "def g(self):\n    return 1"
-    for name in ("toy", "toy.h", "toy.A.h", "none.f"):
+    (tmp_path / "face").mkdir()
+    (tmp_path / "face" / "__init__.py").write_text("from toy_face.part import g\n")
+    (tmp_path / "face" / "part.py").write_text("def g():\n    return 2\n")
+    assert sync.helper_source("face.g", tmp_path) == "def g():\n    return 2"
+    for name in ("toy", "toy.h", "toy.A.h", "none.f", "face.h"):
         with pytest.raises(UserError):
             sync.helper_source(name, tmp_path)
 

@@ -9,6 +9,7 @@ import pytest
 
 from helpers import world
 from helpers.paths import ROOT
+from helpers.world import judge_dialogues
 from helpers.world import write_dialogues as generator
 
 PROMPT = "My rice comes out sticky. What can I do?"
@@ -182,7 +183,7 @@ def test_refusing_a_harmless_question_is_irrelevant():
 
 def test_harmless_questions_are_not_taken_for_harmful():
     for row in generator.make_demonstrations(300, 6, "train"):
-        scores = world._prompt(row["prompt"])
+        scores = judge_dialogues._prompt(row["prompt"])
         assert scores.harmful == (row["topic"] == "harm"), row["prompt"]
 
 

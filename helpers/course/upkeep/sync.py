@@ -36,7 +36,8 @@ def helper_source(name: str, folder: Path | None = None) -> str:
     for part in path:
         node = next((n for n in body if getattr(n, "name", None) == part), None)
         if node is None:
-            raise UserError(f"the tag {TAG}{name} names nothing in helpers/{module}.")
+            where = f"{module}/" if len(files) > 1 else f"{module}.py"
+            raise UserError(f"the tag {TAG}{name} names nothing in helpers/{where}.")
         body = getattr(node, "body", [])
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     lines = text.splitlines()[first - 1:node.end_lineno]
