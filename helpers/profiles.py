@@ -51,7 +51,7 @@ def _number(value: Any) -> Any:
             value = float(value)
     # pydantic takes true for 1, and holds nan to be 0 or more
     if isinstance(value, bool) or not isinstance(value, Real) or value != value:
-        raise ValueError("be a number")
+        raise ValueError("be a number")  # follows "it must"
     return value
 
 
@@ -452,8 +452,8 @@ def _checked(
     key = ".".join(map(str, first["loc"]))
     source = f"{where[key]}: " if key in where else ""
     field = _field(model, first["loc"])
-    right = field and _right(field, first, examples.get(key))
-    if not right:  # a fault of `embedded.yaml` or of a class here
+    right = _right(field, first, examples.get(key)) if field else None
+    if right is None:  # a fault of `embedded.yaml` or of a class here
         raise UserError(f"{source}{key}: {first['msg']}.")
     value = "null" if first["input"] is None else repr(first["input"])
     raise UserError(f"{source}{key} is {value}; it must {right}.")

@@ -1,15 +1,55 @@
 """Profiles: what is accepted, what is refused, and in what words."""
 
+import copy
+import math
+import pickle
+from dataclasses import dataclass
+from typing import Literal
+
 import pytest
+import yaml
 
 from helpers.errors import UserError
-from helpers.profiles import flatten, load_profile, profile_names
+from helpers.profiles import (
+    SETTINGS,
+    Count,
+    Number,
+    Positive,
+    Section,
+    Settings,
+    check_fields,
+    flatten,
+    load_profile,
+    profile_names,
+)
 
 
 def test_every_shipped_profile_loads_and_has_the_same_keys():
     keys = {name: set(flatten(load_profile(name).as_dict())) for name in profile_names()}
     assert {"embedded", "gpt2", "a100"} <= set(keys)
     assert len({frozenset(k) for k in keys.values()}) == 1
+
+
+def test_every_key_has_a_type_and_every_type_a_key():
+    def keys(section):
+        return {name: keys(field.annotation) if isinstance(field.annotation, type)
+                and issubclass(field.annotation, Section) else None
+                for name, field in section.model_fields.items()}
+
+    def names(tree):  # in their order, which `as_dict` has too
+        return [(key, names(value) if isinstance(value, dict) else None)
+                for key, value in tree.items()]
+
+    written = yaml.safe_load((SETTINGS / "embedded.yaml").read_text(encoding="utf-8"))
+    assert names(keys(Settings)) == [
+        *names(written), *((key, None) for key in ("out", "name", "seed", "overrides"))]
+
+
+def test_what_embedded_says_is_what_is_read_and_of_its_type():
+    written = yaml.safe_load((SETTINGS / "embedded.yaml").read_text(encoding="utf-8"))
+    read = flatten(load_profile().as_dict())
+    for key, value in flatten(written).items():
+        assert (type(read[key]), read[key]) == (type(value), value), key
 
 
 def test_an_override_reaches_its_key_and_no_other():
@@ -26,8 +66,96 @@ def test_a_number_written_as_yaml_text_is_read():
     assert load_profile("embedded", {"sft.learning_rate": "1e-4"}).sft.learning_rate == 1e-4
 
 
+@pytest.mark.parametrize(("key", "given", "kept"), [
+    ("threads", 3.0, 3), ("data.review_limit", "1e3", 1000), ("data.pair_limit", None, None),
+    ("reward.likelihood", 0, 0.0), ("ppo.kl_coef", 1, 1.0), ("ppo.updates", 0, 0),
+    ("ppo.kl_target", None, None), ("ppo.kl_target", 5, 5.0), ("ppo.gamma", "1", 1.0),
+    ("ppo_trl.missing_eos_penalty", 2, 2.0), ("evaluation.level", 0.5, 0.5),
+    ("ppo.max_grad_norm", math.inf, math.inf), ("data.root", "7", "7"),
+])
+def test_a_value_is_kept_as_its_key_has_it(key, given, kept):
+    read = flatten(load_profile("embedded", {key: given}).as_dict())[key]
+    assert (type(read), read) == (type(kept), kept)
+
+
+@pytest.mark.parametrize(("key", "value", "right"), [
+    # of another type
+    ("threads", True, "must be a number"), ("threads", [2], "must be a number"),
+    ("models.base", 7, "must be a text, such as 'embedded'"),
+    ("models.scratch.n_layer", 2.5, "must be a whole number"),
+    ("models.lora", 1, "must be true or false"),
+    ("data.pair_limit", "all", "must be a number or null"),
+    ("sft.learning_rate", False, "must be a number"),
+    ("reward.margin_from_scores", "no", "must be true or false"),
+    ("ppo.gamma", math.nan, "must be a number"),
+    ("ppo_trl.reward", "  ", "must be a text, such as 'sentiment'"),
+    # out of range
+    ("models.scratch.learning_rate", 0, "must be positive"),
+    ("data.review_limit", 0, "must be positive or null"),
+    ("sft.warmup_share", 1.5, "must lie between 0 and 1"),
+    ("reward.margin", -0.5, "must be 0 or more"),
+    ("ppo.updates", -1, "must be 0 or more"),
+    ("ppo.temperature", 200, "must lie between 0.001 and 100"),
+    ("ppo.clip_range", 0, "must lie between 1e-06 and 10"),
+    ("ppo.kl_target", -2, "must be positive or null"),
+    ("ppo_trl.missing_eos_penalty", -2, "must be 0 or more, or null"),
+    ("ppo_trl.scratch.kl_coef", 0, "must be positive"),
+    ("evaluation.level", 0.4, "must lie between 0.5 and 0.999"),
+    ("feedback.keep", -3.0, "must be positive"),
+    # another word
+    ("dtype", "float16", "must be one of auto, float32, bfloat16"),
+    ("mixed_precision", "fp8", "must be one of auto, none"),
+    ("models.quantise", "int8", "must be one of none, nf4"),
+    ("models.scratch.architecture", "bert", "must be one of gpt2, gpt_neo, llama"),
+    ("feedback.source", "robot", "must be one of simulated, human"),
+    # null
+    ("device", None, "must be one of auto, cpu, cuda"),
+    ("models.classifier", None, "must have a value, such as 'embedded'"),
+    ("models.lora", None, "must be true or false"),
+    ("sft.epochs", None, "must have a value, such as 1"),
+    ("ppo.kl_coef", None, "must have a value, such as 0.04"),
+    ("feedback.raters", None, "must have a value, such as 3"),
+])
+def test_what_is_wrong_is_said_with_its_key_its_value_and_what_is_right(key, value, right):
+    with pytest.raises(UserError) as caught:
+        load_profile("embedded", {key: value})
+    said = "null" if value is None else repr(value)
+    assert str(caught.value) == f"overrides: {key} is {said}; it {right}."
+
+
+def test_what_is_wrong_is_said_with_the_file_it_stands_in(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("models: {base: scratch}\nppo_trl: {scratch: {kl_coef: much}}\n")
+    with pytest.raises(UserError) as caught:
+        load_profile(str(path))
+    assert str(caught.value) == (
+        f"profile {path}: ppo_trl.scratch.kl_coef is 'much'; it must be a number.")
+
+
+@pytest.mark.parametrize(("seed", "right"), [
+    (-1, "0 or more"), (1.5, "whole number"), (True, "whole number"), (None, "such as 0")])
+def test_a_seed_is_a_whole_number_from_0(seed, right):
+    with pytest.raises(UserError, match=f"^seed is .*{right}"):
+        load_profile("embedded", seed=seed)
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), [
+    ({"ppo.micro_batch_size": 65},
+     "ppo.micro_batch_size is 65, more than ppo.mini_batch_size, which is 64."),
+    ({"ppo_trl.prompt_tokens_min": 9},
+     "ppo_trl.prompt_tokens_min is 9, more than ppo_trl.prompt_tokens_max, which is 8."),
+    ({"models.scratch.n_embd": 161},
+     "models.scratch.n_embd is 161, which models.scratch.n_head (5) does not divide."),
+])
+def test_values_that_do_not_go_together_name_each_other(overrides, sentence):
+    with pytest.raises(UserError) as caught:
+        load_profile("embedded", overrides)
+    assert str(caught.value) == sentence
+
+
 @pytest.mark.parametrize(("overrides", "words"), [
     ({"ppo.kl": 1}, "did you mean"),
+    ({"ppo.kl_coeff": 1}, "did you mean ppo.kl_coef"),
     ({"ppo": 1}, "is a section"),
     ({"nothing.at.all": 1}, "unknown key"),
     ({"ppo.gamma": 2}, "between 0 and 1"),
@@ -88,6 +216,50 @@ def test_settings_are_frozen_and_out_moves_both_folders(tmp_path):
     assert settings.runs == tmp_path / "runs" / "embedded"
     with pytest.raises(AttributeError, match="frozen"):
         settings.ppo.kl_coef = 1
+
+
+def test_settings_are_equal_by_value_and_survive_a_copy():
+    settings = load_profile("gpt2", {"ppo.kl_coef": 0.3}, 5)
+    assert settings == load_profile("gpt2", {"ppo.kl_coef": 0.3}, 5)
+    assert settings != load_profile("gpt2", {"ppo.kl_coef": 0.4}, 5)
+    assert settings == copy.deepcopy(settings) == pickle.loads(pickle.dumps(settings))
+    assert settings.overrides == {"ppo.kl_coef": 0.3}
+
+
+@dataclass
+class Plan:
+    steps: Count = 4
+    rate: Positive = 0.1
+    target: Number | None = None
+    kind: Literal["one", "two"] = "one"
+    loud: bool = True
+
+    def __post_init__(self):
+        check_fields(self, "plan")
+
+
+def test_a_dataclass_keeps_what_it_was_given_and_reads_numbers_from_text():
+    given = {"steps": 2.0, "rate": math.inf, "target": -3, "loud": 0}
+    assert [repr(value) for value in vars(Plan(**given)).values()] == [
+        "2.0", "inf", "-3", "'one'", "0"]
+    assert Plan(rate="1e-3", steps="3") == Plan(rate=0.001, steps=3)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        Plan(step=1)
+
+
+@pytest.mark.parametrize(("given", "sentence"), [
+    ({"steps": 0}, "plan: steps is 0; it must be positive."),
+    ({"steps": None}, "plan: steps is null; it must have a value, such as 4."),
+    ({"rate": True}, "plan: rate is True; it must be a number."),
+    ({"rate": math.nan}, "plan: rate is nan; it must be a number."),
+    ({"target": "far"}, "plan: target is 'far'; it must be a number or null."),
+    ({"kind": "three"}, "plan: kind is 'three'; it must be one of one, two."),
+    ({"loud": "very"}, "plan: loud is 'very'; it must be true or false."),
+])
+def test_a_dataclass_refuses_what_cannot_be_meant(given, sentence):
+    with pytest.raises(UserError) as caught:
+        Plan(**given)
+    assert str(caught.value) == sentence
 
 
 def test_gold_judges_only_where_the_truth_is_known():
