@@ -196,7 +196,7 @@ STUDIES: dict[str, Study] = {
 def made_of(bench: Bench) -> str:
     """Hash of the model, the data and the settings that all rows depend on."""
     digest = hashlib.sha256((SOURCE / "model.safetensors").read_bytes())
-    digest.update(data.fingerprint(bench.settings).encode())
+    digest.update(sources.fingerprint(bench.settings).encode())
     reward_settings = {k: v for k, v in bench.settings.reward.as_dict().items()
                        if k not in ("eval_pairs", "report_to", "likelihood")}
     digest.update(repr((reward_settings, len(bench.test), bench.scale)).encode())

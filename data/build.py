@@ -330,7 +330,7 @@ def make_model(part: str, out: Path, seed: int, scale: float) -> None:
 
 def make_base(settings: Settings, out: Path, seed: int, scale: float) -> tuple:
     """The language model everything starts from."""
-    from helpers.models import train_from_scratch
+    from helpers.scratch import train_from_scratch
 
     return train_from_scratch(corpus(seed, "train", max(scale, 0.05)), settings.models.scratch,
                               seed, validation=corpus(seed, "validation", 0.02))
@@ -354,7 +354,7 @@ def make_sampler(settings: Settings, out: Path, seed: int, scale: float) -> tupl
 def make_classifier(settings: Settings, out: Path, seed: int, scale: float) -> tuple:
     """The reward of notebook 06."""
     from helpers.data import load_reviews
-    from helpers.models import train_classifier
+    from helpers.scratch import train_classifier
 
     return train_classifier(load_reviews(settings, "train"), load_reviews(settings, "test"),
                             settings.models.scratch, seed)
@@ -369,7 +369,8 @@ def make_zoo(out: Path, seed: int, scale: float, names: Sequence[str] = tuple(ZO
     from transformers import AutoTokenizer
 
     from helpers.evaluation import bits_per_byte
-    from helpers.models import count_parameters, save, train_from_scratch
+    from helpers.models import count_parameters, save
+    from helpers.scratch import train_from_scratch
 
     embedded = load_profile("embedded")
     torch.set_num_threads(embedded.threads)

@@ -141,6 +141,35 @@ def test_what_no_notebook_names_stands_behind_a_door():
             pytest.fail(f"{notebook.name} reaches into helpers/{name}/")
 
 
+def code_that_names_helpers():
+    """Every script, test and notebook: its name and its source."""
+    for folder in ("helpers", "data", "benchmarks", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield path.name, "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
+def test_every_name_that_is_imported_from_the_house_is_there():
+    """Also where the import stands inside a function that no test calls."""
+    import importlib
+
+    missing = []
+    for where, source in code_that_names_helpers():
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] not in (
+                    "helpers", "data", "benchmarks"):
+                continue
+            for alias in node.names:
+                try:
+                    found = hasattr(importlib.import_module(node.module), alias.name)
+                    found or importlib.import_module(f"{node.module}.{alias.name}")
+                except ImportError:
+                    missing.append(f"{where}: from {node.module} import {alias.name}")
+    assert not missing
+
+
 def test_modules_that_moved_are_found_by_their_old_names():
     import importlib
 
