@@ -30,6 +30,7 @@ from benchmarks.shared.reward_bench import SOURCE, Bench, Row
 from benchmarks.shared.store import load, save
 from helpers import comparison, data, models, reward
 from helpers.course import session
+from helpers.engine import sources
 
 SIZES = (250, 1000, 4000)  # notebook 04 itself adds the point of all pairs
 NOISE = (0.0, 0.2, 0.4)
