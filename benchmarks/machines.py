@@ -104,6 +104,9 @@ def show(row: dict) -> None:
           + (f"  {row['passed']} passed" if "passed" in row else ""))
     for text in row["failed"]:
         print(f"    {text}")
+    for name, judged in row.get("bounds", {}).items():
+        for bound in judged:
+            print(f"    {name[:2]}  {bound['bound']:<60} {bound['detail']}")
 
 
 def main() -> int:
