@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import getpass
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -298,8 +300,15 @@ def _optimisers(model: nn.Module, learning_rate: float) -> list[torch.optim.Opti
 
 
 def _compiled(loss_of: Any, model: nn.Module, first: Any) -> Any:
-    """The loss as one compiled graph, or as it is where no working compiler is found."""
+    """The loss as one compiled graph, or as it is where no working compiler is found.
+
+    The compiler finds again what it made before by a key that leaves out ATEN_CPU_CAPABILITY: code
+    for 16 numbers at once, built for 8, ends the process. So each set of instructions has a folder.
+    """
     try:
+        folder = Path(tempfile.gettempdir()) / f"torchinductor-{getpass.getuser()}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR",
+                              str(folder / torch.backends.cpu.get_cpu_capability()))
         fast = torch.compile(loss_of, dynamic=False)
         fast(model, first)
     except Exception:  # the ways in which a machine can lack a working compiler are many

@@ -1,5 +1,7 @@
 """Training from random weights: it learns, repeats, takes every architecture, and says no."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -73,3 +75,21 @@ def test_too_little_text_says_so():
 def test_a_learning_rate_that_blows_up_stops_with_the_remedy():
     with pytest.raises(UserError, match="lower its learning rate"):
         from_scratch(learning_rate=1e9, tokens=20_000)
+
+
+def test_compiled_code_is_kept_apart_by_instructions(monkeypatch):
+    folders = []
+
+    def compiler(loss_of, dynamic):
+        folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        return loss_of
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that the end of the test takes it away
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        scratch._compiled(lambda model, batch: 0, None, None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    scratch._compiled(lambda model, batch: 0, None, None)
+    assert len(set(folders)) == 3 and folders[-1] == "mine"
