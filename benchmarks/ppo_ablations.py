@@ -34,19 +34,6 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 }
 
 
-def held_out(settings, tokenizer) -> tuple[list[str], list[str]]:
-    """Prompts to train on and to measure on, as in notebook 05."""
-    parts = []
-    for split in ("train", "test"):
-        rows = data.load_demonstrations(settings, split)
-        unique = list(dict.fromkeys(row["prompt"] for row in rows))
-        lengths = [len(ids) for ids in tokenizer(unique)["input_ids"]]
-        limit = settings.ppo.max_prompt_tokens
-        parts.append([p for p, n in zip(unique, lengths, strict=True) if n <= limit])
-    test = parts[1][: settings.ppo.eval_prompts]
-    return sorted(set(parts[0]) - set(test)), test
-
-
 def run(settings, variant: str, seed: int, updates: int) -> dict:
     """Train one variant and measure it on held-out prompts."""
     policy, tokenizer = models.load_stage(settings, "sft")
@@ -55,7 +42,7 @@ def run(settings, variant: str, seed: int, updates: int) -> dict:
     value_model = None
     if variant == "reward_value":
         value_model, _ = models.load_stage(settings, "reward_model")
-    prompts, test = held_out(settings, tokenizer)
+    prompts, test = data.policy_prompts(settings, tokenizer)
     config = PPOConfig.from_settings(settings, normalise_reward=False, seed=seed, updates=updates,
                                      **VARIANTS[variant][1])
     start = time.process_time()

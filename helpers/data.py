@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,26 @@ def cut_prompts(
     raise UserError(
         f"only {len(prompts)} prompts of {min_tokens} to {max_tokens} tokens could be cut from "
         f"{len(usable)} reviews; {count} were asked for.")
+
+
+def policy_prompts(settings: Settings, tokenizer: Any) -> tuple[list[str], list[str]]:
+    """Prompts of the demonstrations to train a policy on, and others to measure it on.
+
+    Each once, those of at most `ppo.max_prompt_tokens` tokens, shuffled; of the test split the
+    first `ppo.eval_prompts`, and none of these among the former.
+    """
+    def of(split: str) -> list[str]:
+        unique = list(dict.fromkeys(r["prompt"] for r in load_demonstrations(settings, split)))
+        lengths = [len(ids) for ids in tokenizer(unique)["input_ids"]]
+        kept = [p for p, n in zip(unique, lengths, strict=True)
+                if 0 < n <= settings.ppo.max_prompt_tokens]
+        Random(0).shuffle(kept)
+        return kept
+
+    test = of("test")[: settings.ppo.eval_prompts]
+    train = sorted(set(of("train")) - set(test))
+    Random(settings.seed).shuffle(train)
+    return train, test
 
 
 def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], Any]) -> list:

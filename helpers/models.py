@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from helpers import scratch
+from helpers.engine.artifacts import stage_info
 from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
 from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
+from helpers.engine.scale import scale_from_metrics
 from helpers.errors import UserError
 from helpers.paths import DATA
 from helpers.profiles import Settings
@@ -48,7 +50,7 @@ def load_imdb_policy(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTok
 def load_stage(
     settings: Settings, stage: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A stage's model: a reward model for `reward_model`, else a language model.
+    """A stage's model: a reward model, with its scale, for `reward_model`, else a language model.
 
     Raises:
         UserError: the stage has not been made yet.
@@ -57,9 +59,12 @@ def load_stage(
     if not (folder / "stage.json").is_file():
         raise UserError(f"stage {stage} has not been made under profile {settings.name}; call "
                         f"course.require('{stage}', settings) first.")
-    if stage in ("reward_model", "classifier"):
-        return load_scorer(folder, settings)
-    return load_causal(folder, settings)
+    if stage not in ("reward_model", "classifier"):
+        return load_causal(folder, settings)
+    model, tokenizer = load_scorer(folder, settings)
+    if stage == "reward_model":
+        scale_from_metrics(model, (stage_info(stage, settings) or {}).get("metrics", {}))
+    return model, tokenizer
 
 
 def load_classifier(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -25,9 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +37,7 @@ import torch
 from torch import nn
 
 from helpers import ppo
+from helpers.engine import checkpoints
 from helpers.engine.kinds import RewardFn
 from helpers.engine.packing import Layout, can_pack, packed_attention
 from helpers.engine.place import inner_model, mixed_precision, plain_attention, reuse_memory
@@ -823,37 +821,21 @@ class PPO:
 
     def last_checkpoint(self) -> Path | None:
         """Folder of the newest complete checkpoint."""
-        if self.checkpoint_dir is None or not self.checkpoint_dir.is_dir():
-            return None
-        found = sorted(self.checkpoint_dir.glob("update-*[0-9]"))
-        return found[-1] if found else None
+        return checkpoints.newest(self.checkpoint_dir)
 
     def save_checkpoint(self) -> Path:
         """Write all that a resumed run needs, aside and then renamed; earlier ones are removed."""
-        from safetensors.torch import save_file
-
-        target = self.checkpoint_dir / f"update-{self.step:06d}"
+        if self.checkpoint_dir is None:
+            raise UserError("PPO: a checkpoint needs checkpoint_dir, a folder to write to.")
         if self.accelerator.is_main_process:
-            aside = target.with_suffix(".part")
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            save_file(self._trained_tensors(), aside / "trained.safetensors")
-            torch.save(self.optimiser.state_dict(), aside / "optimiser.pt")
-            state = {
-                "step": self.step, "kl_coef": self.controller.coef, "history": self.history,
-                "reward_mean": self.reward_mean, "reward_sd": self.reward_sd,
-                "micro_batch_size": self.micro_batch_size, "config": asdict(self.config),
-            }
-            (aside / "state.json").write_text(json.dumps(state))
-            earlier = self.last_checkpoint()
-            if target.exists():
-                shutil.rmtree(target)
-                earlier = None
-            os.replace(aside, target)
-            if earlier is not None and earlier != target:
-                shutil.rmtree(earlier)
+            checkpoints.write(
+                self.checkpoint_dir, self.step, self._trained_tensors(),
+                self.optimiser.state_dict(), {
+                    "step": self.step, "kl_coef": self.controller.coef, "history": self.history,
+                    "reward_mean": self.reward_mean, "reward_sd": self.reward_sd,
+                    "micro_batch_size": self.micro_batch_size, "config": asdict(self.config)})
         self.accelerator.wait_for_everyone()
-        return target
+        return checkpoints.place(self.checkpoint_dir, self.step)
 
     def _trained_tensors(self) -> dict[str, torch.Tensor]:
         """What training changes: with adapters, the adapters and the critic alone."""
@@ -861,24 +843,15 @@ class PPO:
         return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
     def _load_checkpoint(self) -> bool:
-        from safetensors.torch import load_file
-
         folder = self.last_checkpoint()
         if folder is None:
             return False
-        state = json.loads((folder / "state.json").read_text())
-        for name, value in asdict(self.config).items():
-            if state["config"].get(name) != value and name not in ("checkpoint_every",):
-                raise UserError(
-                    f"{folder} was written with {name} = {state['config'].get(name)!r} and this "
-                    f"run has {value!r}; resume with the same settings or use another "
-                    "checkpoint_dir."
-                )
-        saved = load_file(folder / "trained.safetensors")
+        tensors, optimiser, state = checkpoints.read(
+            folder, asdict(self.config), may_differ=("checkpoint_every",))
         with torch.no_grad():
             for name, tensor in self._trained_tensors().items():
-                tensor.copy_(saved[name])
-        self.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
+                tensor.copy_(tensors[name])
+        self.optimiser.load_state_dict(optimiser)
         self.step, self.history = state["step"], state["history"]
         self.reward_mean, self.reward_sd = state["reward_mean"], state["reward_sd"]
         self.controller.coef = state["kl_coef"]

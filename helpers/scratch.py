@@ -206,7 +206,7 @@ def require_base(stage: str, settings: Settings) -> Path | str:
     Raises:
         UserError: this copy of the course lacks the embedded one.
     """
-    place, source = artifacts.base_place(stage, settings), artifacts.base_source(stage, settings)
+    place, source = artifacts.base_place(stage, settings), artifacts.base_origin(stage, settings)
     if source == "scratch":
         reason = artifacts.stale(stage, settings)
         if reason:

@@ -326,3 +326,21 @@ def test_only_the_embedded_world_has_an_ood_split(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(UserError, match="only the embedded world"):
         data.load_reviews(load_profile("embedded", {"data.reviews": str(path)}), data.OOD)
+
+
+def test_a_policy_is_measured_on_prompts_it_was_not_trained_on(monkeypatch):
+    rows = {"train": ["a b", "a", "c d", "a b", "long prompt of many words", ""],
+            "test": ["c d", "e", "e", "f g h"]}
+    monkeypatch.setattr(data, "load_demonstrations",
+                        lambda settings, split: [{"prompt": p} for p in rows[split]])
+
+    def tokenizer(texts):
+        return {"input_ids": [text.split() for text in texts]}
+
+    settings = load_profile("embedded", {"ppo.max_prompt_tokens": 3, "ppo.mini_batch_size": 64})
+    train, test = data.policy_prompts(settings, tokenizer)
+    assert sorted(train) == ["a", "a b"] and sorted(test) == ["c d", "e", "f g h"]
+    assert (train, test) == data.policy_prompts(settings, tokenizer)
+    few = load_profile("embedded", {"ppo.max_prompt_tokens": 3, "ppo.eval_prompts": 1})
+    train, one = data.policy_prompts(few, tokenizer)
+    assert one == test[:1] and not set(one) & set(train)

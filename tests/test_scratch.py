@@ -88,7 +88,7 @@ def test_compiled_code_is_kept_apart_by_instructions(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that the end of the test takes it away
     for capability in ("AVX2", "AVX512"):
         monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
         scratch._compiled(lambda model, batch: 0, None, None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
     scratch._compiled(lambda model, batch: 0, None, None)

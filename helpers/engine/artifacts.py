@@ -173,7 +173,7 @@ def relevant_settings(stage: str, settings) -> dict[str, Any]:
     }
     for key in [k for k in chosen if k.startswith("models.scratch.")]:
         part = "classifier" if key.startswith("models.scratch.classifier_") else "base"
-        if base_source(part, settings) != "scratch":
+        if base_origin(part, settings) != "scratch":
             del chosen[key]  # not read at all
     chosen["seed"] = settings.seed
     chosen["data.files"] = sources.fingerprint(settings)
@@ -208,7 +208,7 @@ def folder_hash(folder: Path) -> str | None:
     return total.hexdigest()[:16]
 
 
-def base_source(stage: str, settings) -> str:
+def base_origin(stage: str, settings) -> str:
     """`embedded`, `scratch`, a folder or a hub id: where `base` or `classifier` comes from.
 
     Real reviews are judged by a classifier of real reviews, so there `embedded` means `scratch`.
@@ -221,7 +221,7 @@ def base_source(stage: str, settings) -> str:
 
 def base_place(stage: str, settings) -> Path | str:
     """Where `base` or `classifier` lives: a folder, or a hub id as text."""
-    source = base_source(stage, settings)
+    source = base_origin(stage, settings)
     if source == "embedded":
         return ROOT / "data" / "models" / stage
     if source == "scratch":

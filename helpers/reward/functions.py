@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from helpers.engine.artifacts import stage_info
 from helpers.engine.class_logits import class_logits, positive_label
 from helpers.engine.kinds import RewardFn
+from helpers.engine.scale import scale_of
 from helpers.errors import UserError
 from helpers.models import load_stage
 from helpers.reward.model import score
 
 
 def set_normalisation(model: nn.Module, rewards: Sequence[float]) -> tuple[float, float]:
-    """Keep mean and standard deviation of reference rewards in the model's configuration.
+    """Keep mean and standard deviation of reference rewards in the model's scale.
 
     A Bradley-Terry reward has no zero and no unit of its own; dividing by its spread on samples
     of the reference policy gives one (Ziegler et al. 2019, arXiv:1909.08593). Returns both.
@@ -26,7 +26,8 @@ def set_normalisation(model: nn.Module, rewards: Sequence[float]) -> tuple[float
     mean, std = float(np.mean(rewards)), float(np.std(rewards))
     if not math.isfinite(mean) or not std > 0:
         raise UserError("the reference rewards have no spread, so they cannot set a scale.")
-    model.config.reward_mean, model.config.reward_std = mean, std
+    scale = scale_of(model)
+    scale.mean, scale.std = mean, std
     return mean, std
 
 
@@ -42,7 +43,7 @@ def reward_function(
 
     `batch_size` None: 16 on a CPU, where padding costs more than calls do, and 64 elsewhere.
     """
-    mean, std = (getattr(model.config, name, None) for name in ("reward_mean", "reward_std"))
+    mean, std = scale_of(model).mean, scale_of(model).std
     if mean is None or std is None:
         raise UserError("this reward model has no scale yet; call reward.set_normalisation first.")
     batch_size = batch_size or (16 if next(model.parameters()).device.type == "cpu" else 64)
@@ -59,11 +60,6 @@ def load_reward_function(settings) -> Callable[[Sequence[str], Sequence[str]], n
     Rewards are normalised: mean 0 and variance 1 on samples of the reference (SFT) policy.
     """
     model, tokenizer = load_stage(settings, "reward_model")
-    if getattr(model.config, "reward_std", None) is None:
-        # Adapters are saved without the model's configuration, so the stage keeps the scale too.
-        metrics = (stage_info("reward_model", settings) or {}).get("metrics", {})
-        for name in ("reward_mean", "reward_std", "likelihood_weight"):
-            setattr(model.config, name, metrics.get(name))
     return reward_function(model, tokenizer)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.engine.scale import read_as, scale_of
 from helpers.engine.tokens import (
     check_tokenizer,
     encode_response,
@@ -76,17 +77,24 @@ def reward_logits(
     if _takes_positions(type(backbone)):
         inputs["position_ids"] = position_ids(attention_mask)
     hidden = backbone(**inputs, use_cache=False).last_hidden_state
-    rewards = model.score(pool(hidden, attention_mask)).squeeze(-1).float()
+    rewards = _head(model, pool(hidden, attention_mask))
     if not likelihood_weight(model):
         return rewards
+    if response_mask is None:
+        raise ValueError("a model with a likelihood weight needs the response_mask")
     rows, place = response_mask[:, 1:].nonzero(as_tuple=True)
     told = next_token_logprobs(model, hidden[rows, place], input_ids[rows, place + 1])
     return rewards + likelihood_weight(model) * _means(told, rows, len(rewards))
 
 
+def _head(model: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """What the head adds to the reward: hidden states (n, width) to (n,) in float32."""
+    return scale_of(model).head_weight * model.score(values).squeeze(-1).float()
+
+
 def likelihood_weight(model: nn.Module) -> float:
     """What one nat per token of likelihood adds to the reward; 0 where it adds nothing."""
-    return getattr(model.config, "likelihood_weight", None) or 0.0
+    return scale_of(model).likelihood_weight
 
 
 def use_likelihood(model: nn.Module, weight: float) -> nn.Module:
@@ -103,19 +111,13 @@ def use_likelihood(model: nn.Module, weight: float) -> nn.Module:
             "reward.likelihood needs a backbone that shares input and output embeddings, and this "
             "one does not; set reward.likelihood=0."
         )
-    model.config.likelihood_weight = weight
+    scale_of(model).likelihood_weight = weight
     return model
 
 
-@contextlib.contextmanager
-def likelihood_aside(model: nn.Module) -> Iterator[None]:
+def likelihood_aside(model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Inside the block the reward is the head's alone."""
-    weight = likelihood_weight(model)
-    model.config.likelihood_weight = 0.0
-    try:
-        yield
-    finally:
-        model.config.likelihood_weight = weight
+    return read_as(model, likelihood_weight=0.0)
 
 
 def next_token_logprobs(model: nn.Module, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -164,7 +166,7 @@ def pair_rewards(
     ).last_hidden_state
     of_chosen, of_rejected = ((segment == 0) | (segment == side) for side in (1, 2))
     values = torch.cat([pool(hidden, of_chosen.long()), pool(hidden, of_rejected.long())])
-    rewards = model.score(values).squeeze(-1).float()
+    rewards = _head(model, values)
     if likelihood_weight(model):
         rows, place = (segment > 0).nonzero(as_tuple=True)
         side = segment[rows, place] - 1
@@ -286,8 +288,5 @@ def likelihood_margins(model: nn.Module, tokenizer, pairs: Sequence[dict]) -> np
 
     By the backbone as it is; the head has no part in it.
     """
-    weight, parts = likelihood_weight(model), []
-    for value in (weight + 1.0, weight):  # the reward is linear in the weight
-        use_likelihood(model, value)
-        parts.append(np.subtract(*score_pairs(model, tokenizer, pairs)))
-    return parts[0] - parts[1]
+    with read_as(model, head_weight=0.0, likelihood_weight=1.0):
+        return np.subtract(*score_pairs(model, tokenizer, pairs))

@@ -95,7 +95,7 @@ def test_pairs_scored_in_bfloat16_are_nearly_the_same(tokenizer):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_likelihood_is_the_language_models_mean_log_probability(tokenizer, kind, tmp_path):
+def test_the_likelihood_is_the_language_models_mean_log_probability(tokenizer, kind):
     model = tied(make_scorer(tokenizer, kind))
     pairs = make_pairs(5)
     plain = reward.score_pairs(model, tokenizer, pairs)
@@ -118,9 +118,6 @@ def test_the_likelihood_is_the_language_models_mean_log_probability(tokenizer, k
     np.testing.assert_allclose(
         reward.likelihood_margins(model, tokenizer, pairs), means[0] - means[1], atol=1e-4)
     assert reward.likelihood_weight(model) == 2.0
-    model.save_pretrained(tmp_path)
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    np.testing.assert_allclose(reward.score_pairs(again, tokenizer, pairs), both, atol=1e-4)
 
 
 def test_the_likelihoods_weight_is_that_of_a_logistic_regression():
@@ -284,15 +281,13 @@ def test_long_texts_are_cut_from_the_left(tokenizer):
     assert reward.score(model, tokenizer, [long], ["yes"])[0] == pytest.approx(kept, abs=1e-5)
 
 
-def test_normalised_rewards_have_mean_zero_and_variance_one(tokenizer, tmp_path):
+def test_normalised_rewards_have_mean_zero_and_variance_one(tokenizer):
     model, pairs = make_scorer(tokenizer), make_pairs(40)
     prompts, texts = [p["prompt"] for p in pairs], [p["chosen"] for p in pairs]
     with pytest.raises(UserError, match="no scale yet"):
         reward.reward_function(model, tokenizer)
     reward.set_normalisation(model, reward.score(model, tokenizer, prompts, texts))
-    model.save_pretrained(tmp_path)
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    values = reward.reward_function(again, tokenizer)(prompts, texts)
+    values = reward.reward_function(model, tokenizer)(prompts, texts)
     assert values.mean() == pytest.approx(0, abs=1e-5)
     assert values.std() == pytest.approx(1, abs=1e-5)
     with pytest.raises(UserError, match="no spread"):
