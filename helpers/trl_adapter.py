@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from helpers.engine.kinds import RewardFn
-from helpers.engine.tokens import check_tokenizer
+from helpers.engine.tokens import check_tokenizer, decode, encode_prompts
 from helpers.errors import UserError
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -105,36 +105,34 @@ def split_texts(
 
     Returns (prompts, responses, response_mask); the mask is (batch, response_length).
     """
-    real = attention_mask.bool().cpu()
+    input_ids, real = input_ids.cpu(), attention_mask.bool().cpu()
     if prompt_width > real.shape[1] or not real[:, prompt_width - 1].all():
         raise UserError(
             f"a prompt does not end at token {prompt_width}; pad every prompt on the left to that "
             "width (helpers.trl_adapter.pad_prompts).")
     # A pad that was sampled ends the response: the loss stops there, so the judge does too.
     mask = real[:, prompt_width:].long().cumprod(1)
-    prompts, responses = [], []
-    for ids, p, r in zip(input_ids.cpu(), real[:, :prompt_width], mask.bool(), strict=True):
-        prompts.append(decode(tokenizer, ids[:prompt_width][p]))
-        responses.append(decode(tokenizer, ids[prompt_width:][r]))
-    return prompts, responses, mask.to(input_ids.device)
-
-
-def decode(tokenizer: Any, ids: Any) -> str:
-    """Exact text of some token ids, without special tokens and without prettified spaces."""
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    prompts, responses = (
+        [row[kept].tolist() for row, kept in zip(ids, marks.bool(), strict=True)]
+        for ids, marks in ((input_ids[:, :prompt_width], real[:, :prompt_width]),
+                           (input_ids[:, prompt_width:], mask)))
+    start = [[] for _ in prompts]
+    return (decode(tokenizer, start, prompts), decode(tokenizer, prompts, responses),
+            mask.to(attention_mask.device))
 
 
 def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict[str, list[int]]]:
     """Rows `{"input_ids": [...]}` of one width, padded on the left, as TRL's trainer wants them.
+
+    The width counts what the tokenizer puts in front of a text (`engine.tokens.first_tokens`).
 
     Raises:
         UserError: the pad token is missing or is the end token, or a prompt is too long.
     """
     check_tokenizer(tokenizer)  # where pad is end, TRL masks the end of every response
     rows = []
-    for text in prompts:
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        if not 0 < len(ids) <= width:
+    for text, ids in zip(prompts, encode_prompts(tokenizer, prompts), strict=True):
+        if len(ids) > width:
             raise UserError(f"prompt {text!r} has {len(ids)} tokens; it must have 1 to {width}.")
         rows.append({"input_ids": [tokenizer.pad_token_id] * (width - len(ids)) + ids})
     return rows

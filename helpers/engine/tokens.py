@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,19 @@ def check_tokenizer(tokenizer: Any) -> None:
                         "'<|pad|>'.")
 
 
-def encode_prompts(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each prompt, without special tokens; an empty prompt is an error."""
+def first_tokens(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts in front of a text by itself: a begin-of-text token, or nothing."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    return whole[: next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)]
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt, begun as the tokenizer begins a text; an empty one is an error.
+
+    A prompt that has those first tokens in its text, from a chat template for one, gets no second
+    ones, and nothing is put behind it: there the response follows.
+    """
     if not prompts:
         raise UserError("There are no prompts to sample from: pass at least one string.")
     for row, prompt in enumerate(prompts):
@@ -34,7 +46,9 @@ def encode_prompts(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
             raise UserError(
                 f"Prompt {row} is {prompt!r}; each prompt must be a string that is not empty."
             )
-    return tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    first = first_tokens(tokenizer)
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    return [ids if ids[: len(first)] == first else first + ids for ids in encoded]
 
 
 def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], list[int]]:
@@ -78,12 +92,21 @@ def position_ids(mask: torch.Tensor) -> torch.Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def decode(tokenizer, response_ids: torch.Tensor, response_mask: torch.Tensor) -> list[str]:
-    """Strings of the real tokens of each row, special tokens removed, white space untouched."""
-    rows = [
-        ids[:length].tolist()
-        for ids, length in zip(response_ids, response_mask.sum(1).tolist(), strict=True)
-    ]
-    return tokenizer.batch_decode(
-        rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+def decode(
+    tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> list[str]:
+    """The text of each response as it follows its prompt, without special tokens.
+
+    A response is decoded together with its prompt, and the prompt's text is cut off: alone, many
+    tokenizers (those of SentencePiece) take its first token for the beginning of a text and drop
+    the space before it. White space is left as it is.
+    """
+    def texts(rows: Sequence[list[int]]) -> list[str]:
+        return tokenizer.batch_decode(
+            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    before = texts([list(p) for p in prompts])
+    whole = texts([[*p, *r] for p, r in zip(prompts, responses, strict=True)])
+    # A character may begin in the prompt and end in the response: what both share is the prompt's.
+    return [text[len(os.path.commonprefix([text, start])) :]
+            for text, start in zip(whole, before, strict=True)]
