@@ -15,7 +15,7 @@ from torch import nn
 
 from helpers import ppo, ppo_loop
 from helpers.errors import UserError
-from helpers.generation import sample
+from helpers.generation import Rollout, sample
 from helpers.ppo_trainer import (
     PPO,
     ActorCritic,
@@ -108,6 +108,25 @@ def test_the_plain_loop_and_the_trainer_see_the_same_losses(tokenizer):
             assert ours[name] == pytest.approx(theirs[name], abs=2e-5), name
     expected = torch.cat([p.detach().flatten() for p in [*policy.parameters(), *head.parameters()]])
     assert torch.allclose(weights(trainer), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_plain_loop_stays_on_the_policys_device(tokenizer, monkeypatch, dtype):
+    """The device `meta` knows shapes and types and holds no numbers. A tensor left on the CPU, or
+    of another type, is an error there as it would be on a GPU, and no GPU is needed."""
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: 1.0)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: False)
+    n, width, c = 4, 6, config()
+    policy, reference = (new_policy(dropout=0.0).to("meta", dtype) for _ in range(2))
+    head = nn.Linear(16, 1).to("meta")
+    on_cpu = {"prompt_ids": torch.zeros(n, 3).long(), "prompt_mask": torch.ones(n, 3).long(),
+              "response_ids": torch.zeros(n, width).long(), "logprobs": torch.zeros(n, width),
+              "response_mask": torch.ones(n, width).long(), "finished": torch.ones(n).bool()}
+    monkeypatch.setattr(ppo_loop, "sample", lambda *_: Rollout(texts=[""] * n, **on_cpu))
+    history = ppo_loop.ppo_loop(
+        policy, reference, head, lambda p, r: [0.0] * n, tokenizer, PROMPTS, c)
+    assert head.weight.grad.is_meta and policy.lm_head.weight.grad.is_meta
+    assert len(history) == 3
 
 
 @pytest.mark.parametrize("changes", [
