@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from helpers.engine.tokens import check_tokenizer, decode, encode_prompts, pad_left, position_ids
 from helpers.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -61,7 +65,9 @@ def uniform_noise(rows: int, steps: int, seed: int | None = None) -> torch.Tenso
     return torch.rand(rows, steps, generator=generator)
 
 
-def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
+def draw(
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample one token per row by inverting the cumulative distribution.
 
     ``logits``: (n, vocabulary); ``uniform``: (n,) in [0, 1). Returns token ids (n,) and the log of
@@ -83,8 +89,8 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
 
 
 def sample(
-    policy,
-    tokenizer,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
     temperature: float = 1.0,

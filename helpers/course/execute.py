@@ -153,7 +153,9 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
 
     class CourseEngine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=120, **kwargs):
+        def execute_managed_notebook(  # pyright: ignore[reportIncompatibleMethodOverride]
+            cls, nb_man, kernel_name, start_timeout=120, **kwargs  # papermill gives all by name
+        ):
             client = PapermillNotebookClient(
                 nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None,
                 log=logging.getLogger("papermill"), extra_arguments=["--log-level=CRITICAL"],
@@ -164,6 +166,7 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
             begin = nb_man.cell_start
 
             def cell_start(cell, cell_index=None, **more):
+                assert client.km is not None  # it has started
                 memory.pid = getattr(client.km.provisioner, "pid", None)
                 place["index"] = cell_index
                 if cell_index in code and on_cell:
@@ -278,6 +281,7 @@ def execute_in_worker(
     )
     error: dict[str, Any] | None = {"kind": "RuntimeError", "message": "it ended without a word"}
     tail: list[str] = []
+    assert process.stdout is not None  # a pipe
     try:
         with Bar(path.stem, expected) as bar:
             for line in process.stdout:

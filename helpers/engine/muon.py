@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError("Muon takes matrices only; give other parameters to AdamW.")
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step on every matrix that has a gradient."""
         loss = None
         if closure is not None:
@@ -75,6 +75,7 @@ class Muon(torch.optim.Optimizer):
                     state = self.state[p]
                     if not state:
                         state["momentum"] = torch.zeros_like(p)
+                    assert p.grad is not None  # as above
                     state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                     averages.append(p.grad.lerp(state["momentum"], group["momentum"]))
                 stacked = torch.stack(averages)

@@ -424,7 +424,7 @@ def split_logprob(split: str) -> float:
 
 def _retry(draw: Draw, split: str, make, tries: int = 400):
     """Draw until the text falls into the split; the log-probability is that given the split."""
-    before = draw.logprob
+    before, result = draw.logprob, None
     for _ in range(tries):
         draw.logprob = before
         draw.used.clear()
@@ -472,6 +472,7 @@ def _follow_up(draw: Draw, pool: dict, topic: str, subject: str, said: str) -> s
 
 def _unsaid(draw: Draw, options: list[str], said: str) -> str:
     """An option that does not stand in `said` yet, if one comes up in a few draws."""
+    text = ""
     for _ in range(6):
         text = _grammar().write(draw, draw.choice(options))
         if text.lower() not in said:
@@ -575,7 +576,7 @@ def make_clean(n: int, seed: int) -> list[dict]:
     for i in range(n):
         draw = Draw(f"clean:{seed}:{i}")
         topic, subject, prompt = _prompt(draw, everything)
-        quality = dict.fromkeys(("relevance", "coherence", "fluency"), 2)
+        quality: dict[str, int] = dict.fromkeys(("relevance", "coherence", "fluency"), 2)
         quality["creativity"] = draw.choice((2, 1, 0))
         if topic == "harm":
             response = _respond_harm(draw, subject, quality)
