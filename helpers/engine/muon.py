@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable, lr: float = 1e-2, momentum: float = 0.95,
-                 weight_decay: float = 0.0, bfloat16: bool = False):
+                 weight_decay: float = 0.0, bfloat16: bool = False) -> None:
         """`bfloat16`: number type of the iteration; only faster where the hardware has it."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay,
                                   "bfloat16": bfloat16})

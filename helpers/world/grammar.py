@@ -101,7 +101,9 @@ class Draw:
 class Grammar:
     """Named rules, each a list of templates (`str`) or weighted templates (`(str, weight)`)."""
 
-    def __init__(self, rules: Mapping[str, Sequence[str | tuple[str, float]]] | None = None):
+    def __init__(
+        self, rules: Mapping[str, Sequence[str | tuple[str, float]]] | None = None
+    ) -> None:
         self._rules: dict[str, tuple[list, list[float], list[float]]] = {}
         self._compiled: dict[str, list] = {}
         for name, options in (rules or {}).items():
