@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -125,14 +125,15 @@ def sample(
         raise UserError(
             f"noise has shape {tuple(noise.shape)}; it must be ({n}, {max_new_tokens})."
         )
-    response = torch.full((n, max_new_tokens), tokenizer.pad_token_id, dtype=torch.long)
+    pad = cast(int, tokenizer.pad_token_id)  # as `check_tokenizer` saw
+    response = torch.full((n, max_new_tokens), pad, dtype=torch.long)
     logprobs = torch.zeros(n, max_new_tokens)
     lengths = torch.zeros(n, dtype=torch.long)
     training = policy.training
     policy.eval()
     # Autocast keeps the weights that it has cast for the next step, but not in inference mode.
-    cast = torch.is_autocast_enabled(policy.device.type)
-    quiet = torch.no_grad if cast else torch.inference_mode
+    autocast = torch.is_autocast_enabled(policy.device.type)
+    quiet = torch.no_grad if autocast else torch.inference_mode
     try:
         order = sorted(range(n), key=lambda row: -len(encoded[row]))
         for start in range(0, n, batch_size):
@@ -148,7 +149,7 @@ def sample(
     response, logprobs = response[:, :width], logprobs[:, :width]
     mask = (torch.arange(width) < lengths[:, None]).long()
     finished = response.gather(1, lengths[:, None] - 1).squeeze(1) == tokenizer.eos_token_id
-    prompt_ids, prompt_mask = pad_left(encoded, tokenizer.pad_token_id)
+    prompt_ids, prompt_mask = pad_left(encoded, pad)
     texts = decode(tokenizer, response, mask)
     return Rollout(prompt_ids, prompt_mask, response, mask, logprobs, texts, finished)
 

@@ -78,6 +78,7 @@ def ensure(cpu: bool | None = None) -> None:
     _call([*pip, "--quiet", *wheels, "-r", str(ROOT / "requirements.txt")], failed)
     _call([*pip, "--quiet", "--no-deps", "-e", str(ROOT)], failed)
     version = version_of(python)
+    assert version is not None  # pip has just run on it
     STAMP.write_text(json.dumps({"hash": wanted(version), "python": version, "cpu": cpu}) + "\n")
 
 

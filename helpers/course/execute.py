@@ -153,9 +153,7 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
 
     class CourseEngine(NBClientEngine):
         @classmethod
-        def execute_managed_notebook(  # pyright: ignore[reportIncompatibleMethodOverride]
-            cls, nb_man, kernel_name, start_timeout=120, **kwargs  # papermill gives all by name
-        ):
+        def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=120, **kwargs):
             client = PapermillNotebookClient(
                 nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None,
                 log=logging.getLogger("papermill"), extra_arguments=["--log-level=CRITICAL"],

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch.nn import functional as F
@@ -141,7 +142,7 @@ def packed_attention(*models: PreTrainedModel) -> Iterator[None]:
 
     What is differentiated with gradient checkpointing must be differentiated within it too.
     """
-    before = [model.config._attn_implementation for model in models]
+    before = [cast(str, model.config._attn_implementation) for model in models]
     try:
         for model in models:
             model.set_attn_implementation("packed")

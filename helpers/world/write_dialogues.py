@@ -15,8 +15,10 @@ another; `ood` uses topics of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from helpers.errors import UserError
@@ -422,9 +424,10 @@ def split_logprob(split: str) -> float:
     return 0.0 if split == "ood" else math.log(len(SHARES[split]) / 20)
 
 
-def _retry(draw: Draw, split: str, make, tries: int = 400):
+def _retry(draw: Draw, split: str, make: Callable[[], Any], tries: int = 400) -> Any:
     """Draw until the text falls into the split; the log-probability is that given the split."""
-    before, result = draw.logprob, None
+    before = draw.logprob
+    result: Any = None
     for _ in range(tries):
         draw.logprob = before
         draw.used.clear()
