@@ -125,7 +125,7 @@ def sample(
         raise UserError(
             f"noise has shape {tuple(noise.shape)}; it must be ({n}, {max_new_tokens})."
         )
-    pad = cast(int, tokenizer.pad_token_id)  # as `check_tokenizer` saw
+    pad, end = cast(int, tokenizer.pad_token_id), cast(int, tokenizer.eos_token_id)
     response = torch.full((n, max_new_tokens), pad, dtype=torch.long)
     logprobs = torch.zeros(n, max_new_tokens)
     lengths = torch.zeros(n, dtype=torch.long)
@@ -148,7 +148,7 @@ def sample(
     width = int(lengths.max())
     response, logprobs = response[:, :width], logprobs[:, :width]
     mask = (torch.arange(width) < lengths[:, None]).long()
-    finished = response.gather(1, lengths[:, None] - 1).squeeze(1) == tokenizer.eos_token_id
+    finished = response.gather(1, lengths[:, None] - 1).squeeze(1) == end
     prompt_ids, prompt_mask = pad_left(encoded, pad)
     texts = decode(tokenizer, response, mask)
     return Rollout(prompt_ids, prompt_mask, response, mask, logprobs, texts, finished)
