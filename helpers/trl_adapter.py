@@ -272,7 +272,7 @@ def snapshot_before_last(store: dict[str, Any]) -> Any:
     from transformers import TrainerCallback
 
     class Snapshot(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **_):
+        def on_step_end(self, args, state, control, model: Any = None, **_):
             if state.global_step == state.max_steps - 1:
                 store["policy"] = copy.deepcopy(model.policy).eval()
 

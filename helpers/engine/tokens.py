@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from helpers.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def check_tokenizer(tokenizer: Any) -> None:
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError where padding could not be told from the end of a text."""
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no eos_token, so that no response could ever end; set "
@@ -25,7 +28,9 @@ def check_tokenizer(tokenizer: Any) -> None:
                         "'<|pad|>'.")
 
 
-def encode_prompts(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+) -> list[list[int]]:
     """Token ids of each prompt, without special tokens; an empty prompt is an error."""
     if not prompts:
         raise UserError("There are no prompts to sample from: pass at least one string.")
@@ -37,7 +42,9 @@ def encode_prompts(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
 
 
-def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], list[int]]:
+def encode_response(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
+) -> tuple[list[int], list[int]]:
     """Token ids of a rendered prompt and of its response, the end-of-text token included.
 
     The two are tokenised apart, so that a prompt has the same ids whatever follows it, exactly
@@ -78,7 +85,9 @@ def position_ids(mask: torch.Tensor) -> torch.Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def decode(tokenizer, response_ids: torch.Tensor, response_mask: torch.Tensor) -> list[str]:
+def decode(
+    tokenizer: PreTrainedTokenizerBase, response_ids: torch.Tensor, response_mask: torch.Tensor
+) -> list[str]:
     """Strings of the real tokens of each row, special tokens removed, white space untouched."""
     rows = [
         ids[:length].tolist()
