@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from torch import nn
 
 from helpers import ppo
 from helpers.errors import UserError
+
+if TYPE_CHECKING:
+    from gymnasium.spaces import Discrete
+    from gymnasium.vector import SyncVectorEnv
 
 
 @dataclass
@@ -37,7 +42,7 @@ class ControlConfig:
     hidden: int = 64
 
     @classmethod
-    def for_environment(cls, name: str, **changes) -> ControlConfig:
+    def for_environment(cls, name: str, **changes: Any) -> ControlConfig:
         """Settings under which ten of ten seeds solve CartPole-v1 or Acrobot-v1.
 
         `benchmarks/control.py` measures it. What counts is the number of updates: CartPole with
@@ -79,7 +84,7 @@ def mlp(inputs: int, outputs: int, hidden: int, scale: float) -> nn.Sequential:
     return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
 
 
-def make_environments(name: str, count: int):
+def make_environments(name: str, count: int) -> SyncVectorEnv:
     """`count` copies of an environment that are stepped together and start over by themselves."""
     import gymnasium as gym
 
@@ -104,8 +109,9 @@ def train_control(
     torch.manual_seed(seed)
     environments = make_environments(name, c.environments)
     observation, _ = environments.reset(seed=seed)
-    size = environments.single_observation_space.shape[0]
-    policy = mlp(size, int(environments.single_action_space.n), c.hidden, 0.01)
+    size = observation.shape[1]
+    actions = cast("Discrete", environments.single_action_space)
+    policy = mlp(size, int(actions.n), c.hidden, 0.01)
     critic = mlp(size, 1, c.hidden, 1.0)
     parameters = [*policy.parameters(), *critic.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=c.learning_rate, eps=1e-5, fused=True)
@@ -125,14 +131,17 @@ def train_control(
 
 
 @torch.no_grad()
-def collect(environments, policy, critic, observation, running, c: ControlConfig):
+def collect(
+    environments: SyncVectorEnv, policy: nn.Module, critic: nn.Module, observation: np.ndarray,
+    running: np.ndarray, c: ControlConfig,
+) -> tuple[tuple[torch.Tensor, ...], np.ndarray, list[float]]:
     """One rollout: tensors of shape (environments, steps), and the returns of ended episodes.
 
     An episode that its time limit cut short did not fail: its reward gets the value of the state
     where it was cut, as if it had gone on.
     """
     shape = (c.environments, c.rollout_steps)
-    observations = torch.zeros(*shape, environments.single_observation_space.shape[0])
+    observations = torch.zeros(*shape, observation.shape[1])
     actions = torch.zeros(shape, dtype=torch.long)
     logprobs, rewards, dones = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
     ended = []
@@ -163,7 +172,10 @@ def collect(environments, policy, critic, observation, running, c: ControlConfig
     return data, observation, ended
 
 
-def improve(policy, critic, optimiser, parameters, data, c: ControlConfig) -> None:
+def improve(
+    policy: nn.Module, critic: nn.Module, optimiser: torch.optim.Optimizer,
+    parameters: list[nn.Parameter], data: tuple[torch.Tensor, ...], c: ControlConfig,
+) -> None:
     """Several epochs of clipped updates on one rollout."""
     observations, actions, old_logprobs, advantages, returns, _ = data
     for _ in range(c.epochs):

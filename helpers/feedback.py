@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -261,7 +261,7 @@ class RatingStore:
 
     def add_dataset(self, dataset: Dataset) -> int:
         """Append the rows of a dataset as `to_dataset` makes it; all are checked before any is."""
-        rows = [_unflatten(row, f"dataset, row {n}") for n, row in enumerate(dataset, 1)]
+        rows = [_unflatten(cast(Row, row), f"dataset, row {n}") for n, row in enumerate(dataset, 1)]
         return self.extend(rows, "dataset")
 
     def extend(self, rows: Iterable[Row], where: str = "new rows") -> int:
@@ -322,15 +322,17 @@ def average_ratings(
             group = values.setdefault("all" if by is None else str(row.get(by, "")), {})
             items = group.setdefault(name, {})
             items.setdefault((row["prompt"], row["response"]), []).append(value)
-    return {group: {name: _bootstrap_mean([np.mean(v) for v in items.values()], seed)
+    return {group: {name: _bootstrap_mean([float(np.mean(v)) for v in items.values()], seed)
                     for name, items in names.items()} for group, names in values.items()}
 
 
-def _bootstrap_mean(values: Sequence[float], seed: int, draws: int = 1000):
-    values = np.asarray(values, float)
-    index = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
-    low, high = np.quantile(values[index].mean(axis=1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+def _bootstrap_mean(
+    values: Sequence[float], seed: int, draws: int = 1000
+) -> tuple[float, float, float]:
+    means = np.asarray(values, float)
+    index = np.random.default_rng(seed).integers(0, len(means), (draws, len(means)))
+    low, high = np.quantile(means[index].mean(axis=1), [0.025, 0.975])
+    return float(means.mean()), float(low), float(high)
 
 
 def rating_matrix(rows: Iterable[Row], dimension: str) -> np.ndarray:
@@ -363,7 +365,7 @@ def agreement(
     matrix = rating_matrix(rows, dimension)
     matrix = matrix[:, (~np.isnan(matrix)).sum(axis=0) >= 2] if matrix.size else matrix
     if matrix.size == 0:
-        return (float("nan"),) * 3
+        return np.nan, np.nan, np.nan
     rng = np.random.default_rng(seed)
     draws_of_alpha = [_alpha(matrix[:, rng.integers(0, matrix.shape[1], matrix.shape[1])])
                       for _ in range(draws)]

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import evaluation, feedback, generation, reward
+from helpers.engine.kinds import EncodedPair, PairText
 from helpers.engine.place import reuse_memory
 from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
@@ -79,8 +81,8 @@ def choose_property(wanted: str, answers: Sequence[Sequence[str]]) -> str:
 
 
 def sample_answers(
-    policy: nn.Module, tokenizer: Any, prompts: Sequence[str], n: int, max_new_tokens: int,
-    temperature: float = 1.0, seed: int = 0,
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], n: int,
+    max_new_tokens: int, temperature: float = 1.0, seed: int = 0,
 ) -> list[list[str]]:
     """n independent answers to each prompt: one list of n texts per prompt."""
     rollout = generation.sample(policy, tokenizer, [p for p in prompts for _ in range(n)],
@@ -190,7 +192,8 @@ def keep_loss(margins: torch.Tensor, old_margins: torch.Tensor) -> torch.Tensor:
 
 
 def update_reward_model(
-    model: nn.Module, tokenizer: Any, new_pairs: Sequence[dict], old_pairs: Sequence[dict], *,
+    model: nn.Module, tokenizer: Any, new_pairs: Sequence[PairText],
+    old_pairs: Sequence[PairText], *,
     steps: int = 60, batch_size: int = 16, old_batch_size: int = 32, learning_rate: float = 1e-4,
     keep: float = 1.0, max_length: int = 256, seed: int = 0, keep_loss_fn: Callable = keep_loss,
 ) -> list[dict[str, float]]:
@@ -259,7 +262,7 @@ def _unfreeze(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def _margins(model: nn.Module, rows: Sequence[dict], pad_token_id: int) -> torch.Tensor:
+def _margins(model: nn.Module, rows: Sequence[EncodedPair], pad_token_id: int) -> torch.Tensor:
     share = reward.can_share_prompts(model)
     collate = reward.collate_shared if share else reward.collate_pairs
     batch = reward.moved(collate(rows, pad_token_id), next(model.parameters()).device)
@@ -267,7 +270,7 @@ def _margins(model: nn.Module, rows: Sequence[dict], pad_token_id: int) -> torch
     return chosen - rejected
 
 
-def _batches(rows: Sequence[dict], size: int, seed: int) -> Iterator[list[int]]:
+def _batches(rows: Sequence[EncodedPair], size: int, seed: int) -> Iterator[list[int]]:
     """Row numbers without end, rows of like length together; a new order when all were used."""
     lengths, left, epoch = [reward.shared_length(row) for row in rows], [], 0
     while True:

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from helpers.engine.tokens import check_tokenizer, decode, encode_prompts, pad_left, position_ids
 from helpers.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -68,7 +72,9 @@ def uniform_noise(rows: int, steps: int, seed: int | None = None) -> torch.Tenso
     return torch.rand(rows, steps, generator=generator)
 
 
-def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
+def draw(
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample one token per row by inverting the cumulative distribution.
 
     ``logits``: (n, vocabulary); ``uniform``: (n,) in [0, 1). Returns token ids (n,) and the log of
@@ -90,8 +96,8 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, temperature: float = 1.0):
 
 
 def sample(
-    policy,
-    tokenizer,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -103,7 +109,8 @@ def sample(
 
     ``noise`` (n, max_new_tokens) replaces the uniform numbers made from ``seed``; a process that
     holds some rows of a larger batch passes its slice, and gets what one process would have got.
-    What `policy.generation_config` holds (temperature, top-k and the like) is not looked at. Rows are batched by prompt length; the result is in the order of ``prompts``. Raises UserError
+    What `policy.generation_config` holds (temperature, top-k and the like) is not looked at.
+    Rows are batched by prompt length; the result is in the order of ``prompts``. Raises UserError
     for an empty prompt, a tokenizer whose pad equals its eos, or a length beyond the model's.
     """
     check_tokenizer(tokenizer)
@@ -126,14 +133,15 @@ def sample(
         raise UserError(
             f"noise has shape {tuple(noise.shape)}; it must be ({n}, {max_new_tokens})."
         )
-    response = torch.full((n, max_new_tokens), tokenizer.pad_token_id, dtype=torch.long)
+    pad, end = cast(int, tokenizer.pad_token_id), cast(int, tokenizer.eos_token_id)
+    response = torch.full((n, max_new_tokens), pad, dtype=torch.long)
     logprobs = torch.zeros(n, max_new_tokens)
     lengths = torch.zeros(n, dtype=torch.long)
     training = policy.training
     policy.eval()
     # Autocast keeps the weights that it has cast for the next step, but not in inference mode.
-    cast = torch.is_autocast_enabled(policy.device.type)
-    quiet = torch.no_grad if cast else torch.inference_mode
+    autocast = torch.is_autocast_enabled(policy.device.type)
+    quiet = torch.no_grad if autocast else torch.inference_mode
     try:
         order = sorted(range(n), key=lambda row: -len(encoded[row]))
         for start in range(0, n, batch_size):
@@ -148,8 +156,8 @@ def sample(
     width = int(lengths.max())
     response, logprobs = response[:, :width], logprobs[:, :width]
     mask = (torch.arange(width) < lengths[:, None]).long()
-    finished = response.gather(1, lengths[:, None] - 1).squeeze(1) == tokenizer.eos_token_id
-    prompt_ids, prompt_mask = pad_left(encoded, tokenizer.pad_token_id)
+    finished = response.gather(1, lengths[:, None] - 1).squeeze(1) == end
+    prompt_ids, prompt_mask = pad_left(encoded, pad)
     lists = [row[:length] for row, length in zip(response.tolist(), lengths.tolist(), strict=True)]
     texts = decode(tokenizer, encoded, lists)
     return Rollout(prompt_ids, prompt_mask, response, mask, logprobs, texts, finished)

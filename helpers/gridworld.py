@@ -102,7 +102,8 @@ def make_map(seed: int | np.random.Generator, size: int = 10) -> GridMap:
         for cell in rng.integers(0, size, (3, 2)):
             terrain[tuple(cell)] = VIEW
         plain = np.argwhere(terrain == PLAIN)
-        start, goal = (tuple(map(int, plain[i])) for i in rng.choice(len(plain), 2, replace=False))
+        chosen = plain[rng.choice(len(plain), 2, replace=False)]
+        start, goal = ((int(row), int(column)) for row, column in chosen)
         grid = GridMap(terrain, start, goal)
         if size - 3 <= walking_distance(grid)[start] < FAR:
             return grid
@@ -201,13 +202,16 @@ def starts(grid: GridMap, count: int, rng: np.random.Generator) -> list[tuple[in
     """Draw `count` plain cells, at least three moves away, from which the goal can be reached."""
     distance = walking_distance(grid)
     fit = np.argwhere((grid.terrain == PLAIN) & (distance >= 3) & (distance < FAR))
-    return [tuple(map(int, fit[i])) for i in rng.choice(len(fit), count)]
+    return [(int(row), int(column)) for row, column in fit[rng.choice(len(fit), count)]]
 
 
 # ----------------------------------------------------------------------------------- searching
 
 
-def wander(grid, start, rng, score, temperature=1.0, max_steps=MAX_STEPS):
+def wander(
+    grid: GridMap, start: tuple[int, int], rng: np.random.Generator, score: np.ndarray,
+    temperature: float = 1.0, max_steps: int = MAX_STEPS,
+) -> Walk:
     """One random walk under constraints: into no obstacle, onto no cell twice.
 
     score: (states, 4), a number for every move; a move is drawn with odds exp(score / temperature).
@@ -215,7 +219,7 @@ def wander(grid, start, rng, score, temperature=1.0, max_steps=MAX_STEPS):
     """
     following = moves(grid)[0]
     odds = np.exp((score - score.max(axis=1, keepdims=True)) / temperature).clip(1e-12)
-    state, cells, made = state_of(grid, start), [tuple(start)], []
+    state, cells, made = state_of(grid, start), [(*start,)], []
     while len(made) < max_steps and cells[-1] != grid.goal:
         targets = [cell_of(grid, s) for s in following[state]]
         allowed = [a for a in range(4) if targets[a] not in cells]
@@ -229,7 +233,11 @@ def wander(grid, start, rng, score, temperature=1.0, max_steps=MAX_STEPS):
     return walk_of(grid, cells, made)
 
 
-def search_walks(grid, start, rng, score=None, tries=10, temperature=1.0, max_steps=MAX_STEPS):
+def search_walks(
+    grid: GridMap, start: tuple[int, int], rng: np.random.Generator,
+    score: np.ndarray | None = None, tries: int = 10, temperature: float = 1.0,
+    max_steps: int = MAX_STEPS,
+) -> Walk:
     """Random search: the best of `tries` walks.
 
     score: (states, 4). Without it all allowed moves are equally likely and the shortest walk that
@@ -242,7 +250,9 @@ def search_walks(grid, start, rng, score=None, tries=10, temperature=1.0, max_st
     return max(walks, key=lambda walk: (walk.success, sum(score[move] for move in walk.moves)))
 
 
-def plan(grid, reward, discount=0.97, tolerance=1e-3):
+def plan(
+    grid: GridMap, reward: np.ndarray, discount: float = 0.97, tolerance: float = 1e-3
+) -> np.ndarray:
     """Value iteration: the best action in every state, (states,), for a reward per move.
 
     reward: (states, 4), or weights (6,) on the features of a move.
@@ -266,7 +276,7 @@ def follow(
 ) -> Walk:
     """Walk from `start` by a policy (states,) until the goal or `max_steps`."""
     following = moves(grid)[0]
-    state, cells, made = state_of(grid, start), [tuple(start)], []
+    state, cells, made = state_of(grid, start), [(*start,)], []
     while len(made) < max_steps and cells[-1] != grid.goal:
         made.append((int(state), int(policy[state])))
         state = following[state, policy[state]]
@@ -356,7 +366,9 @@ def rate_moves(
     return np.where(rng.random(len(features)) < careless, random, ratings)
 
 
-def fit_ratings(features, ratings, ridge=0.3):
+def fit_ratings(
+    features: np.typing.ArrayLike, ratings: np.typing.ArrayLike, ridge: float = 0.3
+) -> np.ndarray:
     """Learn reward weights (6,), in rating points, from ratings 1-5 (m,) of moves (m, 6).
 
     Ridge regression of the rating on every feature but `step`, which all moves share. A move
@@ -378,7 +390,7 @@ def sample_walks(
     """Draw pairs of walks on the same map, from the same start, by wanderers with random tastes."""
     pairs = []
     while len(pairs) < count:
-        grid = grids[rng.integers(len(grids))]
+        grid = grids[int(rng.integers(len(grids)))]
         start = starts(grid, 1, rng)[0]
         first, second = (
             search_walks(grid, start, rng, moves(grid)[1] @ taste, 2, max_steps=max_steps)
@@ -405,7 +417,10 @@ def prefer_walks(
     return (rng.random(len(gap)) < expit(sharpness * gap)).astype(int)
 
 
-def fit_preferences(first, second, preferred, ridge=0.1):
+def fit_preferences(
+    first: np.typing.ArrayLike, second: np.typing.ArrayLike, preferred: np.typing.ArrayLike,
+    ridge: float = 0.1,
+) -> np.ndarray:
     """Learn reward weights (6,) from choices between two walks: 1 first, 0 second, 0.5 tie.
 
     first, second: (m, 6), the summed features of the walks. Minimises the Bradley-Terry loss

@@ -7,8 +7,15 @@ panel of its own, so that a figure reads the same on a light and on a dark page.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+    from helpers.gridworld import GridMap, Move, Walk
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#6B6B6B"]
 
@@ -49,7 +56,7 @@ def lines(
     reference: Mapping[str, float] | None = None,
     logx: bool = False,
     logy: bool = False,
-):
+) -> Figure:
     """Line plot: `series` maps a label to (x, y); `bands` maps it to (low, high) over the same x.
 
     `reference` draws labelled horizontal lines, such as chance or a ceiling.
@@ -79,7 +86,7 @@ def lines(
 
 def histograms(
     groups: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "", bins: int = 40
-):
+) -> Figure:
     """Overlaid histograms of several groups on common bins, each as a share of its group."""
     import matplotlib.pyplot as plt
 
@@ -88,9 +95,9 @@ def histograms(
     edges = np.histogram_bin_edges(values[np.isfinite(values)], bins=bins)
     for i, (label, group) in enumerate(groups.items()):
         group = np.asarray(group, dtype=float)
-        axes.hist(group, edges, weights=np.full(len(group), 1 / max(len(group), 1)),
+        axes.hist(group, edges.tolist(), weights=np.full(len(group), 1 / max(len(group), 1)),
                   histtype="stepfilled", alpha=0.35, color=COLOURS[i % len(COLOURS)])
-        axes.axvline(np.nanmean(group), color=COLOURS[i % len(COLOURS)], lw=1.5,
+        axes.axvline(float(np.nanmean(group)), color=COLOURS[i % len(COLOURS)], lw=1.5,
                      label=f"{label} (line: mean)")
     axes.set(xlabel=xlabel, ylabel="share of the group", title=title)
     axes.legend()
@@ -104,7 +111,7 @@ def bars(
     title: str = "",
     intervals: Mapping[str, tuple[float, float]] | None = None,
     reference: Mapping[str, float] | None = None,
-):
+) -> Figure:
     """One bar per label, with its interval (low, high) where given."""
     import matplotlib.pyplot as plt
 
@@ -127,7 +134,9 @@ def bars(
     return figure
 
 
-def reliability(groups: Mapping[str, Sequence[Mapping[str, float]]], *, title: str = ""):
+def reliability(
+    groups: Mapping[str, Sequence[Mapping[str, float]]], *, title: str = ""
+) -> Figure:
     """Stated confidence against accuracy; the area of a point grows with its number of pairs.
 
     `groups` maps a label to rows `confidence`, `accuracy`, `count` (from `reward.reliability`).
@@ -147,9 +156,8 @@ def reliability(groups: Mapping[str, Sequence[Mapping[str, float]]], *, title: s
 
 
 def scatter(
-    x: Sequence[float], y: Sequence[float], *, xlabel: str, ylabel: str, title: str = "",
-    limit: int = 2000,
-):
+    x: ArrayLike, y: ArrayLike, *, xlabel: str, ylabel: str, title: str = "", limit: int = 2000,
+) -> Figure:
     """Points with lines through zero; of more than `limit` points an even share is drawn."""
     import matplotlib.pyplot as plt
 
@@ -166,14 +174,18 @@ def scatter(
 # --- 01, walks on a grid --------------------------------------------------------------------
 
 
-def grid_walks(panels, *, columns: int = 3, size: float = 2.7):
+def grid_walks(
+    panels: Sequence[tuple[str, GridMap, Mapping[str, Walk]]], *, columns: int = 3,
+    size: float = 2.7,
+) -> Figure:
     """Maps side by side, each with its walks.
 
-    panels: list of (title, GridMap, {label: Walk}). A walk is a line from its round start to its
+    panels: (title, map, {label: walk}) of each. A walk is a line from its round start to its
     end; walks are shifted a little against each other, so that shared ways stay visible. A walk
     that meets a cell again is drawn with a swing, so that circling shows.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     from helpers import gridworld
@@ -201,16 +213,16 @@ def grid_walks(panels, *, columns: int = 3, size: float = 2.7):
             axis.plot(*path[0][::-1], "o", color=colour, ms=7, mec="black", mew=0.6)
     names = ("plain", "obstacle", "mud", "view")
     handles = [Patch(fc=ground[i], ec="#888888", label=name) for i, name in enumerate(names)]
-    handles += [plt.Line2D([], [], color=c, lw=2.2, label=label) for label, c in labels.items()]
-    handles.append(plt.Line2D([], [], color="#B8860B", marker="*", ls="", ms=11, mec="black",
-                              mew=0.6, label="goal"))
+    handles += [Line2D([], [], color=c, lw=2.2, label=label) for label, c in labels.items()]
+    handles.append(Line2D([], [], color="#B8860B", marker="*", ls="", ms=11, mec="black",
+                          mew=0.6, label="goal"))
     lines_of_legend = 1 if len(handles) <= 2 * columns + 2 else 2
     figure.legend(handles=handles, loc="outside lower center", fontsize=9, handlelength=1.4,
                   ncols=-(-len(handles) // lines_of_legend))
     return figure
 
 
-def walk_film(grid, walk, times: Sequence[int], *, title: str = ""):
+def walk_film(grid: GridMap, walk: Walk, times: Sequence[int], *, title: str = "") -> Figure:
     """A walk as a strip of pictures, one per number of moves made, with the way so far."""
     import matplotlib.pyplot as plt
 
@@ -228,7 +240,9 @@ def walk_film(grid, walk, times: Sequence[int], *, title: str = ""):
     return figure
 
 
-def rated_moves(moves, ratings: Sequence[int], *, source: str = "human"):
+def rated_moves(
+    moves: Sequence[Move], ratings: Sequence[int], *, source: str = "human"
+) -> Figure:
     """Pictures of moves side by side, each with what it does and how a `source` rater rated it."""
     import textwrap
 
@@ -246,7 +260,9 @@ def rated_moves(moves, ratings: Sequence[int], *, source: str = "human"):
     return figure
 
 
-def walk_animation(grid, walks: Mapping, *, scale: int = 14, milliseconds: int = 250) -> str:
+def walk_animation(
+    grid: GridMap, walks: Mapping[str, Walk], *, scale: int = 14, milliseconds: int = 250
+) -> str:
     """Walks on one map side by side as an animated GIF in an HTML figure, below 200 kB.
 
     walks: {label: Walk}. Runs wherever HTML output does; the strip of `walk_film` says the same
@@ -281,7 +297,7 @@ def walk_animation(grid, walks: Mapping, *, scale: int = 14, milliseconds: int =
 def dots(
     groups: Mapping[str, tuple[float, float, float]], *, xlabel: str, title: str = "",
     reference: float | None = None,
-):
+) -> Figure:
     """One row per label: a dot at the estimate, a line over its interval (estimate, low, high)."""
     import matplotlib.pyplot as plt
 
@@ -302,7 +318,7 @@ def dots(
 
 def grouped_bars(
     groups: Mapping[str, Sequence[float]], names: Sequence[str], *, ylabel: str, title: str = ""
-):
+) -> Figure:
     """Bars side by side: `groups` maps a label to one height per name on the x axis."""
     import matplotlib.pyplot as plt
 
@@ -320,7 +336,7 @@ def grouped_bars(
 def panels(
     runs: Mapping[str, Sequence[Mapping[str, float]]], measures: Mapping[str, str], *,
     x: str = "step", columns: int = 3, healthy: Mapping[str, tuple[float, float]] | None = None,
-):
+) -> Figure:
     """One small plot per measure, one line per run.
 
     `runs` maps a label to the trainer's history; `measures` maps a key of its rows to the panel's
@@ -349,7 +365,7 @@ def panels(
     return figure
 
 
-def clipped_objective(clip_range: float = 0.2):
+def clipped_objective(clip_range: float = 0.2) -> Figure:
     """The clipped surrogate of one token against its ratio, for a good and for a bad action."""
     import matplotlib.pyplot as plt
 

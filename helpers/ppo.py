@@ -91,7 +91,7 @@ def kl_estimate(
 class FixedKLController:
     """A KL coefficient that stays as it is."""
 
-    def __init__(self, coef: float):
+    def __init__(self, coef: float) -> None:
         self.coef = coef
 
     def update(self, kl: float, episodes: int) -> float:
@@ -106,7 +106,7 @@ class AdaptiveKLController(FixedKLController):
     clipped to ±0.2 (Ziegler et al. 2019, section 2.2).
     """
 
-    def __init__(self, coef: float, target: float, horizon: float = 10_000):
+    def __init__(self, coef: float, target: float, horizon: float = 10_000) -> None:
         super().__init__(coef)
         self.target, self.horizon = target, horizon
 

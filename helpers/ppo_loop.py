@@ -7,15 +7,22 @@ and value head stand on one device; what is trained of them is float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import ppo
-from helpers.generation import position_ids, sample
-from helpers.ppo_trainer import prompt_rows, step_seed
+from helpers.generation import Rollout, position_ids, sample
+from helpers.ppo_trainer import PPOConfig, prompt_rows, step_seed
 
 
-def response_outputs(policy, rollout, temperature=1.0, value_head=None):
+def response_outputs(
+    policy: PreTrainedModel, rollout: Rollout, temperature: float = 1.0,
+    value_head: nn.Module | None = None,
+) -> tuple[torch.Tensor, Any]:
     """Log-probability of every response token and, with a head, the value before it. (n, T) each.
 
     The logits that predict response token t stand one column before it.
@@ -34,7 +41,11 @@ def response_outputs(policy, rollout, temperature=1.0, value_head=None):
 
 
 @torch.no_grad()
-def collect(policy, reference, value_head, reward_fn, tokenizer, prompts, config, seed):
+def collect(
+    policy: PreTrainedModel, reference: PreTrainedModel, value_head: nn.Module,
+    reward_fn: Callable, tokenizer: PreTrainedTokenizerBase, prompts: list[str],
+    config: PPOConfig, seed: int,
+) -> tuple[Rollout, dict[str, Any]]:
     """Sample one batch and work out what each token deserves."""
     t = config.temperature
     rollout = sample(policy, tokenizer, prompts, config.max_new_tokens, t, seed).to(policy.device)
@@ -53,7 +64,10 @@ def collect(policy, reference, value_head, reward_fn, tokenizer, prompts, config
     }
 
 
-def improve(policy, value_head, optimiser, rollout, old, config):
+def improve(
+    policy: PreTrainedModel, value_head: nn.Module, optimiser: torch.optim.Optimizer,
+    rollout: Rollout, old: dict[str, Any], config: PPOConfig,
+) -> list[float]:
     """Several epochs of clipped updates on one batch; returns the mean losses."""
     mask, losses = rollout.response_mask, []
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
@@ -73,7 +87,11 @@ def improve(policy, value_head, optimiser, rollout, old, config):
     return [sum(column) / len(losses) for column in zip(*losses, strict=True)]
 
 
-def ppo_loop(policy, reference, value_head, reward_fn, tokenizer, prompts, config, report=None):
+def ppo_loop(
+    policy: PreTrainedModel, reference: PreTrainedModel, value_head: nn.Module,
+    reward_fn: Callable, tokenizer: PreTrainedTokenizerBase, prompts: list[str],
+    config: PPOConfig, report: Callable | None = None,
+) -> list[dict[str, float]]:
     """The whole algorithm. Returns one dictionary of measures per update."""
     parameters = [*policy.parameters(), *value_head.parameters()]
     optimiser = torch.optim.Adam(parameters, config.learning_rate, eps=config.adam_epsilon)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,10 +29,11 @@ from transformers import (
 from helpers import data
 from helpers.engine import artifacts
 from helpers.engine.class_logits import class_logits
+from helpers.engine.kinds import Review
 from helpers.engine.muon import Muon
 from helpers.engine.place import fast_bfloat16, reuse_memory
 from helpers.errors import UserError
-from helpers.profiles import Settings
+from helpers.profiles import Scratch, Settings
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -56,7 +57,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
         padding_side="left", clean_up_tokenization_spaces=False)
 
 
-def scratch_config(tokenizer: PreTrainedTokenizerBase, scratch: Settings) -> Any:
+def scratch_config(tokenizer: PreTrainedTokenizerBase, scratch: Scratch) -> Any:
     """Model configuration of the architecture and size that `models.scratch` names."""
     common = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.eos_token_id,
               "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -81,9 +82,10 @@ def scratch_config(tokenizer: PreTrainedTokenizerBase, scratch: Settings) -> Any
 def pack(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> np.ndarray:
     """All texts as one stream, an end-of-text token after each, cut into rows: (rows, length)."""
     stream: list[int] = []
+    end = cast(int, tokenizer.eos_token_id)
     for start in range(0, len(texts), 1000):
         for ids in tokenizer(list(texts[start:start + 1000]))["input_ids"]:
-            stream.extend([*ids, tokenizer.eos_token_id])
+            stream.extend([*ids, end])
     rows = len(stream) // length
     if not rows:
         raise UserError(f"the texts hold {len(stream)} tokens, fewer than one row of {length}; "
@@ -92,7 +94,7 @@ def pack(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) 
 
 
 def train_from_scratch(
-    texts: Sequence[str], scratch: Settings, seed: int = 0, *, validation: Sequence[str] = (),
+    texts: Sequence[str], scratch: Scratch, seed: int = 0, *, validation: Sequence[str] = (),
     tokenizer: PreTrainedTokenizerBase | None = None, progress: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Train tokenizer and language model on texts; `data/build.py` makes the embedded one with it.
@@ -147,7 +149,7 @@ def train_from_scratch(
 
 
 def train_classifier(
-    reviews: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]], scratch: Settings,
+    reviews: Sequence[Review], held_out: Sequence[Review], scratch: Scratch,
     seed: int = 0, progress: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """A sentiment classifier of DistilBERT's architecture with its own WordPiece tokenizer.

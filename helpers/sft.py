@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -106,7 +106,10 @@ def train_sft(
     """
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import (  # what `trl` hands on stands in a table that Pyright does not read
+        SFTConfig,  # pyright: ignore[reportPrivateImportUsage]
+        SFTTrainer,  # pyright: ignore[reportPrivateImportUsage]
+    )
 
     reuse_memory()
     bf16 = mixed_precision(settings)
@@ -126,7 +129,7 @@ def train_sft(
             save_strategy="no", report_to="none", disable_tqdm=True, activation_checkpointing=False,
             bf16=bf16,
             use_cpu=not next(model.parameters()).is_cuda, dataloader_pin_memory=False,
-            eos_token=tokenizer.eos_token)
+            eos_token=cast(str, tokenizer.eos_token))
         trainer = SFTTrainer(model=model, args=config, train_dataset=rows,
                              processing_class=tokenizer, callbacks=list(callbacks))
         trainer.remove_callback(PrinterCallback)

@@ -105,20 +105,20 @@ def split_texts(
 
     Returns (prompts, responses, response_mask); the mask is (batch, response_length).
     """
-    input_ids, real = input_ids.cpu(), attention_mask.bool().cpu()
+    real = attention_mask.bool().cpu()
     if prompt_width > real.shape[1] or not real[:, prompt_width - 1].all():
         raise UserError(
             f"a prompt does not end at token {prompt_width}; pad every prompt on the left to that "
             "width (helpers.trl_adapter.pad_prompts).")
     # A pad that was sampled ends the response: the loss stops there, so the judge does too.
     mask = real[:, prompt_width:].long().cumprod(1)
-    prompts, responses = (
-        [row[kept].tolist() for row, kept in zip(ids, marks.bool(), strict=True)]
-        for ids, marks in ((input_ids[:, :prompt_width], real[:, :prompt_width]),
-                           (input_ids[:, prompt_width:], mask)))
-    start = [[] for _ in prompts]
-    return (decode(tokenizer, start, prompts), decode(tokenizer, prompts, responses),
-            mask.to(attention_mask.device))
+    prompts, responses = [], []
+    for ids, p, r in zip(input_ids.cpu(), real[:, :prompt_width], mask.bool(), strict=True):
+        prompts.append(ids[:prompt_width][p].tolist())
+        responses.append(ids[prompt_width:][r].tolist())
+    before = [[] for _ in prompts]  # a text of its own; a response follows its prompt
+    texts = decode(tokenizer, before, prompts), decode(tokenizer, prompts, responses)
+    return *texts, mask.to(input_ids.device)
 
 
 def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict[str, list[int]]]:
@@ -270,7 +270,7 @@ def snapshot_before_last(store: dict[str, Any]) -> Any:
     from transformers import TrainerCallback
 
     class Snapshot(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **_):
+        def on_step_end(self, args, state, control, model: Any = None, **_):
             if state.global_step == state.max_steps - 1:
                 store["policy"] = copy.deepcopy(model.policy).eval()
 

@@ -22,7 +22,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from helpers.errors import UserError
-from helpers.feedback import DIMENSIONS, RatingStore, preference_row, rating_row
+from helpers.feedback import DIMENSIONS, RatingStore, Row, preference_row, rating_row
 
 Item = Mapping[str, Any]
 FULL = {"width": "98%"}
@@ -38,7 +38,10 @@ class FeedbackPanel(widgets.VBox):
     which is on show; `current` is that item or None at the end.
     """
 
-    def __init__(self, items, store, annotator, source, task, controls, hint) -> None:
+    def __init__(
+        self, items: Sequence[Item], store: RatingStore, annotator: str, source: str, task: str,
+        controls: Sequence[widgets.Widget], hint: str,
+    ) -> None:
         self.items, self.store = list(items), store
         self.annotator, self.source, self.task = annotator, source, task
         self.written: list[tuple[int, str]] = []
@@ -64,8 +67,20 @@ class FeedbackPanel(widgets.VBox):
         self._resume()
         self._show()
 
-    # What a subclass fills in: _key_of(item), _key_of_row(row), _fill(item), and _press(keys),
-    # which obeys the first command among the keys and returns how many of them it used up.
+    # What a subclass fills in; `_press` obeys the first command among the keys and returns how
+    # many of them it used up.
+
+    def _key_of(self, item: Item) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def _key_of_row(self, row: Row) -> tuple[str, ...] | None:
+        raise NotImplementedError
+
+    def _fill(self, item: Item | None) -> None:
+        raise NotImplementedError
+
+    def _press(self, keys: str) -> int:
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return (f"{type(self).__name__}: {self.done} of {len(self.items)} done, "
@@ -166,7 +181,10 @@ class FeedbackPanel(widgets.VBox):
 class RatingPanel(FeedbackPanel):
     """The panel of `rate_responses`; `toggles` maps each dimension to its ToggleButtons."""
 
-    def __init__(self, items, store, dimensions, annotator, source, task, autosave) -> None:
+    def __init__(
+        self, items: Sequence[Item], store: RatingStore, dimensions: Sequence[str],
+        annotator: str, source: str, task: str, autosave: bool,
+    ) -> None:
         self.dimensions, self.autosave = tuple(dimensions), autosave
         self.response = _text_area("Response")
         self.toggles = {name: widgets.ToggleButtons(
@@ -192,8 +210,9 @@ class RatingPanel(FeedbackPanel):
 
     def save(self) -> None:
         """Write the row of the item on show, if every dimension has a value."""
-        ratings = {name: toggle.value for name, toggle in self.toggles.items()}
-        missing = [name for name, value in ratings.items() if value is None]
+        ratings = {name: toggle.value for name, toggle in self.toggles.items()
+                   if toggle.value is not None}
+        missing = [name for name in self.toggles if name not in ratings]
         if self.current is None or missing:
             self._say("Nothing left to rate." if self.current is None else
                       f"Not saved yet: {', '.join(missing)} still to rate.")
@@ -241,17 +260,20 @@ class RatingPanel(FeedbackPanel):
         self.save_button.disabled = item is None
         _set_text(self.response, str(item["response"]) if item else "")
 
-    def _key_of(self, item: Item):
+    def _key_of(self, item: Item) -> tuple[str, ...]:
         return str(item["prompt"]), str(item["response"])
 
-    def _key_of_row(self, row):
+    def _key_of_row(self, row: Row) -> tuple[str, ...] | None:
         return (row["prompt"], row["response"]) if "ratings" in row else None
 
 
 class ComparisonPanel(FeedbackPanel):
     """The panel of `compare_responses`; `buttons` maps "a", "tie" and "b" to a Button each."""
 
-    def __init__(self, items, store, annotator, source, task, seed) -> None:
+    def __init__(
+        self, items: Sequence[Item], store: RatingStore, annotator: str, source: str, task: str,
+        seed: int,
+    ) -> None:
         self.seed = seed
         self.texts = {"a": _text_area("A"), "b": _text_area("B")}
         self.buttons = {
@@ -274,16 +296,18 @@ class ComparisonPanel(FeedbackPanel):
                 for side in "ab"]
         text = "\0".join([str(self.seed), self.annotator, *map(str, self._key_of(item))])
         swap = hashlib.sha256(text.encode("utf-8", "replace")).digest()[0] % 2
-        return tuple(pair[::-1] if swap else pair)
+        first, second = pair[::-1] if swap else pair
+        return first, second
 
     def choose(self, preference: str) -> None:
         """Write the choice "a", "b" or "tie" for the pair on show."""
-        if self.current is None:
+        item, shown = self.current, self.shown()
+        if item is None or shown is None:
             self._say("Nothing left to compare.")
             return
-        (text_a, model_a), (text_b, model_b) = self.shown()
+        (text_a, model_a), (text_b, model_b) = shown
         self._write(preference_row(
-            str(self.current["prompt"]), text_a, text_b, preference, annotator=self.annotator,
+            str(item["prompt"]), text_a, text_b, preference, annotator=self.annotator,
             source=self.source, model_a=model_a, model_b=model_b, task=self.task))
 
     def _press(self, keys: str) -> int:
@@ -300,10 +324,10 @@ class ComparisonPanel(FeedbackPanel):
         for button in self.buttons.values():
             button.disabled = item is None
 
-    def _key_of(self, item: Item):
+    def _key_of(self, item: Item) -> tuple[str, ...]:
         return (str(item["prompt"]), *sorted((str(item["response_a"]), str(item["response_b"]))))
 
-    def _key_of_row(self, row):
+    def _key_of_row(self, row: Row) -> tuple[str, ...] | None:
         if "preference" not in row:
             return None
         return (row["prompt"], *sorted((row["response_a"], row["response_b"])))

@@ -93,6 +93,28 @@ def test_what_the_face_of_the_course_hands_on_stands_in_lower_rooms_or_in_its_ow
     assert {place.partition(".")[0] for place in course._API.values()} <= {"course", "engine"}
 
 
+def public_functions(body):
+    """Functions of a module and methods of its classes that others may call, `__init__` too."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not node.name.startswith("_") or node.name == "__init__":
+                yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body)
+
+
+@pytest.mark.parametrize("module", list(MODULES))
+def test_every_public_function_says_what_it_takes_and_gives(module):
+    bare = []
+    for node in public_functions(ast.parse(MODULES[module].read_text(encoding="utf-8")).body):
+        a = node.args
+        given = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+        bare += [f"{node.name}: {arg.arg}" for arg in given
+                 if arg.annotation is None and arg.arg not in ("self", "cls")]
+        bare += [f"{node.name}: what it returns"] * (node.returns is None)
+    assert not bare
+
+
 def test_the_door_is_not_crowded_and_each_says_what_is_behind_it():
     assert len(doors()) <= MOST_AT_THE_DOOR
     for name, path in MODULES.items():

@@ -19,8 +19,8 @@ TEST_MINUTES = 120  # several times what the slowest machine has needed for all 
 def main(argv: list[str]) -> int:
     """Run a command of the course, in its own environment, and return its exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that lacks a letter shows "?"
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")  # a console that lacks a letter shows "?"
     try:
         arguments = parse(argv)
         if arguments.command == "doctor":

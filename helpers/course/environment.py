@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.errors import UserError
@@ -22,13 +23,13 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 INPUTS = ("requirements.txt", "pyproject.toml")
 
 
-def python_of(venv):
+def python_of(venv: str | Path) -> Path:
     """The interpreter of a virtual environment, on Windows too."""
     folder, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
     return Path(venv) / folder / name
 
 
-def wanted(version, root=ROOT):
+def wanted(version: str, root: str | Path = ROOT) -> str:
     """A hash of all that decides what has to be installed."""
     total = hashlib.sha256(version.encode())
     for name in INPUTS:
@@ -36,13 +37,13 @@ def wanted(version, root=ROOT):
     return total.hexdigest()
 
 
-def is_current():
+def is_current() -> bool:
     """Whether `.venv` was installed to its end from the present lists of packages."""
     stamp, version = _stamp(), version_of(python_of(VENV))
     return version is not None and stamp.get("hash") == wanted(version)
 
 
-def ensure(cpu=None):
+def ensure(cpu: bool | None = None) -> None:
     """Make `.venv` or bring it up to date; the stamp is written last.
 
     Args:
@@ -77,6 +78,7 @@ def ensure(cpu=None):
     _call([*pip, "--quiet", *wheels, "-r", str(ROOT / "requirements.txt")], failed)
     _call([*pip, "--quiet", "--no-deps", "-e", str(ROOT)], failed)
     version = version_of(python)
+    assert version is not None  # pip has just run on it
     STAMP.write_text(json.dumps({"hash": wanted(version), "python": version, "cpu": cpu}) + "\n")
 
 
@@ -93,7 +95,7 @@ def _stamp():
         return {}
 
 
-def version_of(python):
+def version_of(python: str | Path) -> str | None:
     """The version an interpreter reports; None when it does not run."""
     if not Path(python).exists():
         return None
@@ -105,11 +107,11 @@ def version_of(python):
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def inside():
+def inside() -> bool:
     return Path(sys.prefix).resolve() == VENV.resolve()
 
 
-def again(argv):
+def again(argv: Sequence[str]) -> int:
     """The same command under the environment's own Python."""
     command = [str(python_of(VENV)), "-m", "helpers", *argv]
     if os.name == "posix":

@@ -164,6 +164,7 @@ def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str
             begin = nb_man.cell_start
 
             def cell_start(cell, cell_index=None, **more):
+                assert client.km is not None  # it has started
                 memory.pid = getattr(client.km.provisioner, "pid", None)
                 place["index"] = cell_index
                 if cell_index in code and on_cell:
@@ -278,6 +279,7 @@ def execute_in_worker(
     )
     error: dict[str, Any] | None = {"kind": "RuntimeError", "message": "it ended without a word"}
     tail: list[str] = []
+    assert process.stdout is not None  # a pipe
     try:
         with Bar(path.stem, expected) as bar:
             for line in process.stdout:

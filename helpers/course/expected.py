@@ -72,15 +72,16 @@ def check(text: str, metrics: dict[str, float | None]) -> tuple[bool, str]:
         raise UserError(f"expected.yaml: {text!r} is not a comparison of two sides.")
     names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
     missing = sorted(name for name in names if metrics.get(name) is None)
-    known = {**metrics, **dict.fromkeys(missing, float("nan"))}
+    known = {name: float("nan") if (value := metrics.get(name)) is None else value
+             for name in names}
     left, right = (_value(side, known, text) for side in (node.left, node.comparators[0]))
     if missing:
         return False, f"{', '.join(missing)} not recorded"
-    sign = text[len(ast.get_source_segment(text, node.left)):].strip()[:2].strip()
+    sign = text[len(ast.get_source_segment(text, node.left) or ""):].strip()[:2].strip()
     return COMPARE[type(node.ops[0])](left, right), f"{left:.4g} {sign} {right:.4g}"
 
 
-def _value(node: ast.expr, metrics: dict[str, float | None], text: str) -> float:
+def _value(node: ast.expr, metrics: dict[str, float], text: str) -> float:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return node.value
     if isinstance(node, ast.Name):

@@ -38,7 +38,8 @@ def pipeline(number: str) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
-    figure = Figure(figsize=(10, 1.15), dpi=100, layout="none")
+    figure = Figure(figsize=(10, 1.15), dpi=100,
+                    layout="none")  # pyright: ignore[reportArgumentType]  # no stub has "none"
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-0.08, len(STEPS) - 0.06), ylim=(0, 1))
@@ -65,8 +66,8 @@ def _show(bundle: dict[str, str]) -> None:
         from IPython import get_ipython
         from IPython.display import display
     except ImportError:
-        get_ipython = None
-    if get_ipython is None or get_ipython() is None:
+        get_ipython = display = None
+    if get_ipython is None or display is None or get_ipython() is None:
         print(bundle["text/plain"])
     else:
         display(bundle, raw=True)
@@ -143,6 +144,7 @@ def verdict_sentence(
     if low > high:
         raise UserError(f"verdict {claim!r}: the interval [{low:g}, {high:g}] is upside down.")
     scale, digits = (100.0, 0) if unit == "%" else (1.0, _digits(low, high, estimate))
+    value = below = above = zero = ""
     for more in range(4):  # an end must not look like the null when it is not
         value, below, above, zero = (
             f"{scale * x:z.{digits + more}f}" for x in (estimate, low, high, null))

@@ -211,8 +211,8 @@ def _table(rows: list[dict[str, Any]], judged: bool, seconds: float) -> None:
     for number, name, value in lines:
         _say(f"{number}   {name:<{width}}  {'none' if value is None else f'{value:.4g}'}")
     checks = [(r["notebook"][:2], b) for r in rows for b in r.get("bounds", [])]
+    wide = max((len(b["bound"]) for _, b in checks), default=0)
     if checks:
-        wide = max(len(b["bound"]) for _, b in checks)
         _say(f"\nno.  {'bound':<{wide}}  verdict")
     for number, bound in checks:
         verdict = "ok" if bound["ok"] else "goal, NOT REACHED" if bound["goal"] else "MISSED"

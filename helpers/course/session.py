@@ -17,7 +17,7 @@ from typing import Any
 from helpers import profiles
 from helpers.engine.artifacts import session
 from helpers.errors import UserError
-from helpers.profiles import SOURCES, WORDS
+from helpers.profiles import SOURCES, WORDS, Settings
 
 PACKAGES = (
     "torch", "transformers", "trl", "datasets", "accelerate", "peft", "gymnasium", "numpy",
@@ -40,7 +40,9 @@ QUIET = {
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def start(profile: str = "embedded", overrides: dict[str, Any] | None = None, seed: int = 0):
+def start(
+    profile: str = "embedded", overrides: dict[str, Any] | None = None, seed: int = 0
+) -> Settings:
     """Make a notebook repeatable and quiet, and return its settings.
 
     Fixes the number of threads, seeds `random`, NumPy and torch, asks torch for deterministic
@@ -66,7 +68,7 @@ def start(profile: str = "embedded", overrides: dict[str, Any] | None = None, se
     return settings
 
 
-def hub_ids(settings) -> list[str]:
+def hub_ids(settings: Settings) -> list[str]:
     """The hub ids that the settings name; empty means that no network is needed."""
     flat = profiles.flatten(settings.as_dict())
     values = [flat.get(key) for key in SOURCES]
@@ -76,7 +78,7 @@ def hub_ids(settings) -> list[str]:
     ]
 
 
-def _hub(settings) -> None:
+def _hub(settings: Settings) -> None:
     if "HF_HUB_OFFLINE" in os.environ and not session.get("offline"):
         return  # the reader's own choice
     session["offline"] = not hub_ids(settings)
@@ -84,7 +86,7 @@ def _hub(settings) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     else:
         os.environ.pop("HF_HUB_OFFLINE", None)
-    constants = sys.modules.get("huggingface_hub.constants")
+    constants: Any = sys.modules.get("huggingface_hub.constants")
     if constants is not None:  # read once at import, so a second start has to tell it
         constants.HF_HUB_OFFLINE = session["offline"]
 
@@ -121,7 +123,7 @@ def _short_user_errors() -> None:
     shell.set_custom_exc((UserError,), show)
 
 
-def _seed(settings) -> None:
+def _seed(settings: Settings) -> None:
     import numpy as np
     import torch
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from helpers.course import execute, expected
 from helpers.course.progress import clock
 from helpers.engine import artifacts
+from helpers.profiles import Settings
 
 
-def require(stage: str, settings) -> Path | str:
+def require(stage: str, settings: Settings) -> Path | str:
     """The folder of a stage that this notebook builds on, made first when missing or stale.
 
     A stage that is not there, or was made from other settings, data or parents, is made by its
@@ -38,7 +39,7 @@ def require(stage: str, settings) -> Path | str:
     return Path(settings.artifacts) / stage
 
 
-def expected_seconds(stem: str, settings) -> float | None:
+def expected_seconds(stem: str, settings: Settings) -> float | None:
     """How long a notebook took before: here under this profile, else where bounds were set."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         summary = json.loads((Path(settings.runs) / "summary.json").read_text(encoding="utf-8"))
@@ -48,7 +49,7 @@ def expected_seconds(stem: str, settings) -> float | None:
     return expected.seconds(stem) if settings.name == "embedded" else None
 
 
-def _make(stage: str, settings, reason: str) -> None:
+def _make(stage: str, settings: Settings, reason: str) -> None:
     path = execute.find_notebook(artifacts.MAKERS[stage][0])
     seconds = expected_seconds(path.stem, settings)
     about = f"about {clock(seconds)}" if seconds else "time not known yet"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable, lr: float = 1e-2, momentum: float = 0.95,
-                 weight_decay: float = 0.0, bfloat16: bool = False):
+                 weight_decay: float = 0.0, bfloat16: bool = False) -> None:
         """`bfloat16`: number type of the iteration; only faster where the hardware has it."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay,
                                   "bfloat16": bfloat16})
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError("Muon takes matrices only; give other parameters to AdamW.")
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step on every matrix that has a gradient."""
         loss = None
         if closure is not None:
@@ -75,6 +75,7 @@ class Muon(torch.optim.Optimizer):
                     state = self.state[p]
                     if not state:
                         state["momentum"] = torch.zeros_like(p)
+                    assert p.grad is not None  # as above
                     state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                     averages.append(p.grad.lerp(state["momentum"], group["momentum"]))
                 stacked = torch.stack(averages)

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
-from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 # What some models' attention does besides, and the one below does not.
@@ -49,12 +49,14 @@ class Layout:
         real: (P, 1, 1), whether a token stands there or padding.
     """
 
-    def __init__(self, lengths: Sequence[int], groups: int = 1, device=None):
-        lengths = torch.as_tensor(lengths)
-        size = -(-len(lengths) // groups)
+    def __init__(
+        self, lengths: Sequence[int], groups: int = 1, device: torch.device | str | None = None
+    ) -> None:
+        tokens = torch.as_tensor(lengths)
+        size = -(-len(tokens) // groups)
         source, place, real, first, before = [], [], [], 0, 0
         self.shapes: list[tuple[int, int]] = []
-        for part in lengths.split(size):
+        for part in tokens.split(size):
             longest = int(part.max())
             column = torch.arange(longest)
             starts = first + part.cumsum(0) - part
@@ -63,7 +65,7 @@ class Layout:
             place.append(before + real[-1].nonzero().squeeze(1))
             self.shapes.append((len(part), longest))
             first, before = first + int(part.sum()), before + len(part) * longest
-        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        starts = (tokens.cumsum(0) - tokens).repeat_interleave(tokens)
         self.positions = (torch.arange(first) - starts)[None].to(device)
         self.source, self.place = torch.cat(source).to(device), torch.cat(place).to(device)
         self.real = torch.cat(real)[:, None, None].to(device)
@@ -135,12 +137,12 @@ AttentionInterface.register("packed", _packed)  # transformers makes no mask for
 
 
 @contextlib.contextmanager
-def packed_attention(*models: nn.Module) -> Iterator[None]:
+def packed_attention(*models: PreTrainedModel) -> Iterator[None]:
     """Within it, these models of transformers take packed rows and a `layout`, and nothing else.
 
     What is differentiated with gradient checkpointing must be differentiated within it too.
     """
-    before = [model.config._attn_implementation for model in models]
+    before = [cast(str, model.config._attn_implementation) for model in models]
     try:
         for model in models:
             model.set_attn_implementation("packed")
@@ -153,7 +155,7 @@ def packed_attention(*models: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def can_pack(model: nn.Module) -> bool:
+def can_pack(model: PreTrainedModel) -> bool:
     """Whether a model of transformers computes the same for packed sequences as for each alone."""
     if not getattr(model, "_supports_attention_backend", False):
         return False

@@ -46,7 +46,8 @@ def entropy_and_kl(
         p = policy.exp()
         negative_entropy = torch.linalg.vecdot(p, policy)
         columns.append((-negative_entropy, negative_entropy - torch.linalg.vecdot(p, reference)))
-    return tuple(torch.cat(column) for column in zip(*columns, strict=True))
+    entropy, kl = (torch.cat(column) for column in zip(*columns, strict=True))
+    return entropy, kl
 
 
 class _Chosen(torch.autograd.Function):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from helpers.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def check_tokenizer(tokenizer: Any) -> None:
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError where padding could not be told from the end of a text."""
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no eos_token, so that no response could ever end; set "
@@ -26,14 +29,16 @@ def check_tokenizer(tokenizer: Any) -> None:
                         "'<|pad|>'.")
 
 
-def first_tokens(tokenizer: Any) -> list[int]:
+def first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What a tokenizer puts in front of a text by itself: a begin-of-text token, or nothing."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     return whole[: next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)]
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+) -> list[list[int]]:
     """Token ids of each prompt, begun as the tokenizer begins a text; an empty one is an error.
 
     A prompt that has those first tokens in its text, from a chat template for one, gets no second
@@ -51,7 +56,9 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return [ids if ids[: len(first)] == first else first + ids for ids in encoded]
 
 
-def encode_response(tokenizer, prompt: str, response: str) -> tuple[list[int], list[int]]:
+def encode_response(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
+) -> tuple[list[int], list[int]]:
     """Token ids of a rendered prompt and of its response, the end-of-text token included.
 
     The two are tokenised apart, so that a prompt has the same ids whatever follows it, exactly
@@ -93,7 +100,8 @@ def position_ids(mask: torch.Tensor) -> torch.Tensor:
 
 
 def decode(
-    tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
 ) -> list[str]:
     """The text of each response as it follows its prompt, without special tokens.
 
@@ -101,7 +109,7 @@ def decode(
     tokenizers (those of SentencePiece) take its first token for the beginning of a text and drop
     the space before it. White space is left as it is.
     """
-    def texts(rows: Sequence[list[int]]) -> list[str]:
+    def texts(rows: list[list[int]]) -> list[str]:
         return tokenizer.batch_decode(
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

@@ -101,7 +101,9 @@ class Draw:
 class Grammar:
     """Named rules, each a list of templates (`str`) or weighted templates (`(str, weight)`)."""
 
-    def __init__(self, rules: Mapping[str, Sequence[str | tuple[str, float]]] | None = None):
+    def __init__(
+        self, rules: Mapping[str, Sequence[str | tuple[str, float]]] | None = None
+    ) -> None:
         self._rules: dict[str, tuple[list, list[float], list[float]]] = {}
         self._compiled: dict[str, list] = {}
         for name, options in (rules or {}).items():
@@ -257,6 +259,6 @@ def partition(options: Sequence[str], split: str, share: int = 6) -> list[str]:
     keys = {option: crc32(option.encode()) for option in options}
     held_out = {option for option, key in keys.items() if key % share == 0}
     if len(held_out) < 2 <= len(options) // 3:  # a small bank still gives two
-        held_out |= set(sorted(keys, key=keys.get)[:2])
+        held_out |= set(sorted(keys, key=keys.__getitem__)[:2])
     kept = [option for option in options if (option in held_out) == (split == "ood")]
     return kept or list(options)

@@ -13,12 +13,14 @@ STRENGTHS = {"strong": 1.0, "plain": 0.7, "mild": 0.4}
 def _sections() -> dict[str, list[str]]:
     """Lines of the file by section; comments and empty lines left out."""
     sections: dict[str, list[str]] = {}
+    section = ""
     text = (DATA / "world" / "opinions.txt").read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("# "):
-            sections[line[2:]] = lines = []
+            section = line[2:]
+            sections[section] = []
         elif line and not line.startswith("//"):
-            lines.append(line)
+            sections[section].append(line)
     return sections
 
 

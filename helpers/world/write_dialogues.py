@@ -15,8 +15,10 @@ another; `ood` uses topics of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from helpers.errors import UserError
@@ -422,9 +424,10 @@ def split_logprob(split: str) -> float:
     return 0.0 if split == "ood" else math.log(len(SHARES[split]) / 20)
 
 
-def _retry(draw: Draw, split: str, make, tries: int = 400):
+def _retry(draw: Draw, split: str, make: Callable[[], Any], tries: int = 400) -> Any:
     """Draw until the text falls into the split; the log-probability is that given the split."""
     before = draw.logprob
+    result: Any = None
     for _ in range(tries):
         draw.logprob = before
         draw.used.clear()
@@ -472,6 +475,7 @@ def _follow_up(draw: Draw, pool: dict, topic: str, subject: str, said: str) -> s
 
 def _unsaid(draw: Draw, options: list[str], said: str) -> str:
     """An option that does not stand in `said` yet, if one comes up in a few draws."""
+    text = ""
     for _ in range(6):
         text = _grammar().write(draw, draw.choice(options))
         if text.lower() not in said:
@@ -575,7 +579,7 @@ def make_clean(n: int, seed: int) -> list[dict]:
     for i in range(n):
         draw = Draw(f"clean:{seed}:{i}")
         topic, subject, prompt = _prompt(draw, everything)
-        quality = dict.fromkeys(("relevance", "coherence", "fluency"), 2)
+        quality: dict[str, int] = dict.fromkeys(("relevance", "coherence", "fluency"), 2)
         quality["creativity"] = draw.choice((2, 1, 0))
         if topic == "harm":
             response = _respond_harm(draw, subject, quality)

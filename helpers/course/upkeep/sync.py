@@ -61,10 +61,11 @@ def sync() -> int:
     changed = 0
     for path in execute.notebooks().values():
         content = execute.read_notebook(path)
-        stale = [cell for cell in content["cells"] if differs(cell)]
-        for cell in stale:
-            cell["source"] = helper_source(source_tag(cell)).splitlines(keepends=True)
-            print(f"{path.name}: {TAG}{source_tag(cell)} brought up to date")
+        stale = [(cell, name) for cell in content["cells"]
+                 if (name := source_tag(cell)) is not None and differs(cell)]
+        for cell, name in stale:
+            cell["source"] = helper_source(name).splitlines(keepends=True)
+            print(f"{path.name}: {TAG}{name} brought up to date")
         if stale:
             write_notebook(path, content)
         changed += len(stale)
