@@ -41,7 +41,12 @@ from helpers.engine import checkpoints
 from helpers.engine.kinds import RewardFn
 from helpers.engine.packing import Layout, can_pack, packed_attention
 from helpers.engine.place import inner_model, mixed_precision, plain_attention, reuse_memory
-from helpers.engine.token_logprobs import chosen_logprobs, entropy_and_kl
+from helpers.engine.token_logprobs import (
+    chosen_logprobs,
+    entropy_and_kl,
+    head_is_known,
+    states_and_logits,
+)
 from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
 from helpers.generation import sample, uniform_noise
@@ -168,50 +173,32 @@ class ActorCritic(nn.Module):
         self.value_model = value_model
         inner = inner_model(policy)
         width = inner.get_output_embeddings().weight.shape[1]
+        self.value_head = None
         if value_model is None:
             self.value_head = nn.Linear(width, 1)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
             self.value_head.to(inner.get_output_embeddings().weight.device)
-        self.plain_head = _head_is_plain(inner)
+        self.known_head = head_is_known(inner)
 
     def forward(self, inputs, rows, columns, critic: bool = True):
         """Logits (N, vocabulary) and values (N,) at N positions (rows, columns) of input_ids.
 
-        `inputs`: what a trunk is called with. A row is one sequence, padded on the right, or
+        Both are float32, whatever the precision of the layers below. `inputs`: what a trunk is called with. A row is one sequence, padded on the right, or
         several that are packed. A causal model's real tokens never look at what follows them, so
         no mask is needed and none is made.
         """
-        inner = inner_model(self.policy)
-        if self.plain_head:
-            trunk = getattr(inner, inner.base_model_prefix)
-            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
-            logits = inner.get_output_embeddings()(hidden)
-        else:
-            out = inner(**inputs, use_cache=False, output_hidden_states=True)
-            hidden, logits = out.hidden_states[-1][rows, columns], out.logits[rows, columns]
+        states, logits = states_and_logits(
+            inner_model(self.policy), inputs, rows, columns, self.known_head)
         if not critic:
             return logits, None
-        if self.value_model is None:
-            values = self.value_head(hidden.to(self.value_head.weight.dtype))
-        else:
-            trunk = getattr(self.value_model, self.value_model.base_model_prefix)
-            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
-            values = self.value_model.score(hidden)
-        return logits, values.squeeze(-1).float()
-
-
-@torch.no_grad()
-def _head_is_plain(model: nn.Module) -> bool:
-    """Whether logits are the output embedding of the trunk's last state, with nothing between."""
-    ids = torch.tensor([[0, 1, 2]], device=model.device)
-    training = model.training
-    model.eval()
-    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False)
-    logits = model.get_output_embeddings()(hidden.last_hidden_state)
-    same = torch.allclose(logits, model(input_ids=ids, use_cache=False).logits, atol=1e-4)
-    model.train(training)
-    return same
+        head = self.value_head
+        if self.value_model is not None:
+            value_model = inner_model(self.value_model)
+            trunk, head = getattr(value_model, value_model.base_model_prefix), value_model.score
+            states = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
+        with torch.autocast(states.device.type, enabled=False):
+            return logits, head(states.to(head.weight.dtype)).squeeze(-1).float()
 
 
 @dataclass
@@ -747,11 +734,8 @@ class PPO:
         with self._autocast():
             if self.reference is None:
                 return model(inputs, rows, columns, critic=False)[0]
-            if not model.plain_head:
-                return self.reference(**inputs, use_cache=False).logits[rows, columns]
-            trunk = getattr(self.reference, self.reference.base_model_prefix)
-            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
-            return self.reference.get_output_embeddings()(hidden)
+            return states_and_logits(
+                inner_model(self.reference), inputs, rows, columns, model.known_head)[1]
 
     def _packed(self):
         """Within it, attention is that of packed rows, on the way back too."""

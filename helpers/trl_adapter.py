@@ -25,6 +25,7 @@ from torch import nn
 
 from helpers.engine.kinds import RewardFn
 from helpers.engine.tokens import check_tokenizer, decode, encode_prompts
+from helpers.engine.tokens import first_tokens as first_tokens  # handed on
 from helpers.errors import UserError
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")

@@ -329,7 +329,7 @@ def test_a_separate_value_model_is_trained_and_the_policys_trunk_has_no_head(tok
     before = value_model.score.weight.detach().clone()
     trainer = run(tokenizer, value_model=value_model)
     assert not torch.equal(before, value_model.score.weight)
-    assert not hasattr(trainer.model, "value_head")
+    assert trainer.model.value_head is None
 
 
 def test_whitened_rewards_and_unwhitened_advantages_run(tokenizer):
@@ -385,6 +385,28 @@ def test_bfloat16_starts_with_ratio_one_and_stays_near_float32(tokenizer):
     assert half.history[0]["kl"] == pytest.approx(0, abs=1e-2)
     assert all(p.dtype == torch.float32 for p in half.model.parameters())
     assert (weights(full) - weights(half)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_shift_of_all_logits_changes_nothing_in_bfloat16(tokenizer, monkeypatch, known):
+    """A softmax does not see it. Logits near -100, where GPT-2's are, have few digits in bfloat16:
+    rounded there, ratios scatter and the clip hides gradients."""
+    if not known:
+        monkeypatch.setattr("helpers.ppo_trainer.head_is_known", lambda model: False)
+
+    def run_shifted(by):
+        policy = gpt2(new_tokenizer(), initializer_range=0.2, tie_word_embeddings=False)
+        head = nn.Linear(16, len(tokenizer))
+        head.weight, head.bias.data = policy.lm_head.weight, torch.full((len(tokenizer),), by)
+        head.bias.requires_grad = False
+        policy.set_output_embeddings(head)
+        return run(tokenizer, policy, precision="bfloat16", updates=1, learning_rate=2e-4,
+                   clip_range=0.02).history[0]
+
+    here, there = run_shifted(0.0), run_shifted(-100.0)
+    assert here["clip_fraction"] == pytest.approx(there["clip_fraction"], abs=0.03)
+    for name in ("reward", "kl", "kl_exact", "policy_loss", "approx_kl"):
+        assert here[name] == pytest.approx(there[name], abs=5e-4), name
 
 
 def test_a_model_that_cannot_be_packed_learns_the_same_from_padded_rows(tokenizer, monkeypatch):
