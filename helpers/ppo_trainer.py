@@ -38,15 +38,18 @@ from torch import nn
 
 from helpers import ppo
 from helpers.engine import checkpoints
+from helpers.engine.heads import float32_logits
 from helpers.engine.kinds import RewardFn
 from helpers.engine.packing import Layout, can_pack, packed_attention
-from helpers.engine.place import inner_model, mixed_precision, plain_attention, reuse_memory
-from helpers.engine.token_logprobs import (
-    chosen_logprobs,
-    entropy_and_kl,
-    head_is_known,
-    states_and_logits,
+from helpers.engine.place import (
+    backbone,
+    forget_precision,
+    inner_model,
+    mixed_precision,
+    plain_attention,
+    reuse_memory,
 )
+from helpers.engine.token_logprobs import chosen_logprobs, entropy_and_kl
 from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
 from helpers.generation import sample, uniform_noise
@@ -179,26 +182,32 @@ class ActorCritic(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
             self.value_head.to(inner.get_output_embeddings().weight.device)
-        self.known_head = head_is_known(inner)
 
     def forward(self, inputs, rows, columns, critic: bool = True):
         """Logits (N, vocabulary) and values (N,) at N positions (rows, columns) of input_ids.
 
-        Both are float32, whatever the precision of the layers below. `inputs`: what a trunk is called with. A row is one sequence, padded on the right, or
-        several that are packed. A causal model's real tokens never look at what follows them, so
-        no mask is needed and none is made.
+        Both are float32, whatever the precision of the layers below. `inputs`: what a trunk is
+        called with. A row is one sequence, padded on the right, or several that are packed. A
+        causal model's real tokens never look at what follows them, so no mask is needed and none
+        is made.
         """
-        states, logits = states_and_logits(
-            inner_model(self.policy), inputs, rows, columns, self.known_head)
+        states = states_at(self.policy, inputs, rows, columns)
+        logits = float32_logits(self.policy, states)
         if not critic:
             return logits, None
         head = self.value_head
         if self.value_model is not None:
-            value_model = inner_model(self.value_model)
-            trunk, head = getattr(value_model, value_model.base_model_prefix), value_model.score
-            states = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
+            states = states_at(self.value_model, inputs, rows, columns)
+            head = inner_model(self.value_model).score
         with torch.autocast(states.device.type, enabled=False):
             return logits, head(states.to(head.weight.dtype)).squeeze(-1).float()
+
+
+def states_at(
+    model: nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Last hidden states (N, width) at N positions (rows, columns) of a trunk's input_ids."""
+    return backbone(model)(**inputs, use_cache=False).last_hidden_state[rows, columns]
 
 
 @dataclass
@@ -306,7 +315,9 @@ class PPO:
         self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir else None
         if self.config.checkpoint_every and self.checkpoint_dir is None:
             raise UserError("PPO: checkpoint_every needs checkpoint_dir, a folder to write to.")
+        forget_precision()  # this trainer has its own; an earlier one's would be inherited
         self.accelerator = Accelerator(
+            mixed_precision="no",
             cpu=not torch.cuda.is_available() or policy.device.type == "cpu",
             log_with=log_with, project_dir=str(log_dir) if log_dir else None,
         )
@@ -734,8 +745,8 @@ class PPO:
         with self._autocast():
             if self.reference is None:
                 return model(inputs, rows, columns, critic=False)[0]
-            return states_and_logits(
-                inner_model(self.reference), inputs, rows, columns, model.known_head)[1]
+            states = states_at(self.reference, inputs, rows, columns)
+            return float32_logits(self.reference, states)
 
     def _packed(self):
         """Within it, attention is that of packed rows, on the way back too."""

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from helpers.engine.kinds import RewardFn
+from helpers.engine.tokens import bos_in_front as bos_in_front  # handed on
 from helpers.engine.tokens import check_tokenizer, decode, encode_prompts
-from helpers.engine.tokens import first_tokens as first_tokens  # handed on
 from helpers.errors import UserError
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -125,7 +125,7 @@ def split_texts(
 def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict[str, list[int]]]:
     """Rows `{"input_ids": [...]}` of one width, padded on the left, as TRL's trainer wants them.
 
-    The width counts what the tokenizer puts in front of a text (`engine.tokens.first_tokens`).
+    The width counts what the tokenizer puts in front of a text (`bos_in_front`).
 
     Raises:
         UserError: the pad token is missing or is the end token, or a prompt is too long.

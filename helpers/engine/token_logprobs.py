@@ -9,69 +9,16 @@ their own precision, and one number per row. `benchmarks/token_logprobs.py` meas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator
 
 import torch
-from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from helpers import ppo
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Numbers computed at once: 1 MB of float32 stays in a processor's cache; a GPU wants more work.
 NUMBERS_AT_ONCE = {"cpu": 2**18}
 NUMBERS_AT_ONCE_ELSEWHERE = 2**26
-
-
-def states_and_logits(
-    model: PreTrainedModel, inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor,
-    known_head: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Last hidden states (N, d) and logits (N, vocabulary) at N positions (rows, columns).
-
-    inputs: what the trunk is called with. Logits are float32 also under autocast. They may lie
-    anywhere, GPT-2's near -100, where neighbouring numbers of bfloat16 are half a nat apart; with
-    logits rounded there, the ratio of PPO is noise. A model whose head is not known (see
-    `head_is_known`) computes all of it by itself, without autocast.
-    """
-    if known_head:
-        trunk = getattr(model, model.base_model_prefix)
-        states = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
-        return states, _logits(model, states)
-    with torch.autocast(rows.device.type, enabled=False):
-        out = model(**inputs, use_cache=False, output_hidden_states=True)
-    return out.hidden_states[-1][rows, columns], out.logits[rows, columns].float()
-
-
-def _logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
-    """What most heads do: a product with the output embedding, and with Gemma 2 a soft cap."""
-    head = cast(nn.Linear, model.get_output_embeddings())
-    with torch.autocast(states.device.type, enabled=False):
-        if head.weight.dtype == torch.float32:
-            logits = head(states.float())
-        else:  # frozen
-            bias = None if head.bias is None else head.bias.float()
-            logits = F.linear(states.float(), head.weight.float(), bias)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-@torch.no_grad()
-def head_is_known(model: PreTrainedModel) -> bool:
-    """Whether `states_and_logits` can do without the model's own way to its logits: tried out."""
-    ids = torch.tensor([[0, 1, 2]], device=model.device)
-    training = model.training
-    model.eval()
-    theirs = model(input_ids=ids, use_cache=False).logits[0].float()
-    row = torch.zeros(3, dtype=torch.long, device=model.device)
-    ours = states_and_logits(model, {"input_ids": ids}, row, row.new_tensor([0, 1, 2]))[1]
-    model.train(training)
-    exact = all(p.dtype == torch.float32 for p in model.parameters())
-    return bool((ours - theirs).norm() <= (1e-4 if exact else 0.02) * theirs.norm())
 
 
 def chosen_logprobs(
