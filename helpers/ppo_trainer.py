@@ -117,7 +117,9 @@ class PPOConfig:
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in settings.ppo.as_dict().items() if k in known}
         precision = "bfloat16" if mixed_precision(settings) else "float32"
-        return cls(**{"seed": settings.seed, "precision": precision, **values, **changes})
+        own = {"seed": settings.seed, "precision": precision,
+               "gradient_checkpointing": settings.models.gradient_checkpointing}
+        return cls(**{**own, **values, **changes})
 
 
 def sum_of(*rewards: RewardFn, weights: Sequence[float] | None = None) -> RewardFn:

@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 
 from helpers.engine.kinds import RewardFn
+from helpers.engine.place import backbone, forget_precision, inner_model
 from helpers.engine.tokens import bos_in_front as bos_in_front  # handed on
 from helpers.engine.tokens import check_tokenizer, decode, encode_prompts
 from helpers.errors import UserError
@@ -142,8 +144,8 @@ def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict
 def new_value_model(policy: Any, pad_token_id: int) -> Any:
     """A separate value model: the policy's backbone, copied, under a score head of zeros.
 
-    With a head of zeros every value starts at 0, so the first advantages are not distorted by a
-    random critic.
+    It is float32, as all that trains is; the policy may not have adapters. With a head of zeros
+    every value starts at 0, so the first advantages are not distorted by a random critic.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -155,10 +157,34 @@ def new_value_model(policy: Any, pad_token_id: int) -> Any:
     logging.set_verbosity_error()
     model = AutoModelForSequenceClassification.from_config(config)
     logging.set_verbosity(level)
-    getattr(model, model.base_model_prefix).load_state_dict(
-        getattr(policy, policy.base_model_prefix).state_dict())
+    model.float()  # whatever the policy's type: it trains
+    backbone(model).load_state_dict(backbone(policy).state_dict())
     nn.init.zeros_(model.score.weight)
     return model.to(next(policy.parameters()).device).eval()
+
+
+def ready_for_trl(model: Any, tokenizer: Any, folder: str | Path | None = None) -> Any:
+    """What TRL's trainers would take from elsewhere, answered before they are made; in place.
+
+    - Sampling settings that a model brings in its `generation_config` (Qwen's repetition penalty)
+      would be at work in rollouts wherever TRL's own say nothing: they are removed.
+    - `PPOTrainer` has no precision of its own: that of an earlier trainer is forgotten.
+    - `RLOOTrainer` loads its reference from where the model's config says that it came from. There
+      it has no row for a padding token that was added since. With `folder` the model is saved there
+      as it is now and its config names the folder. A model with adapters needs none of this.
+    """
+    from transformers import GenerationConfig
+
+    forget_precision()
+    inner = inner_model(model)
+    inner.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id)
+    if folder is not None and inner is model:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        model.config._name_or_path = str(folder)
+    return model
 
 
 def trl_config(settings: Any, output_dir: str) -> Any:
