@@ -14,6 +14,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from helpers.course import environment
 from helpers.paths import ROOT
@@ -26,6 +27,7 @@ OPTIONAL = {
     "nbval": "`make regress` needs it",
     "pytest": "`make test` needs it",
     "ruff": "`make lint` needs it",
+    "check-jsonschema": "`make lint` needs it",
 }
 NEEDED_GB = {"memory": 4.0, "disk": 2.0}
 DATA = (
@@ -36,8 +38,28 @@ DATA = (
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def doctor() -> int:
-    """Print the findings; 0 unless something that the embedded course needs is missing."""
+def doctor(profile: str | None = None, overrides: dict[str, Any] | None = None) -> int:
+    """Print the findings; 0 unless something that the course needs is missing.
+
+    With a profile its memory plan, its downloads and what would not work follow; then the status is
+    1 as well where that profile would not run here.
+    """
+    status = _doctor()
+    if profile is None or (profile == "embedded" and not overrides):
+        return status
+    if not all(map(importlib.util.find_spec, ("torch", "pydantic", "psutil"))):
+        print(f"\nMISSING  the profile {profile} cannot be looked at before the packages above are "
+              "installed.")
+        return 1
+    from helpers.course import fit
+    from helpers.profiles import load_profile
+
+    settings = load_profile(profile, overrides)
+    print()
+    return fit.check(settings, fit.this_machine(), fit.downloads(settings)) or status
+
+
+def _doctor() -> int:
     broken: list[str] = []
     limits: list[str] = []
     print(f"Python       {platform.python_version()} ({platform.system()} {platform.machine()})")
@@ -160,19 +182,19 @@ def _torch(limits: list[str]) -> None:
           f"bf16 instructions: {'yes' if cpu_bf16() else 'no'}")
     if not torch.cuda.is_available():
         print("GPU          none that torch can use")
-        limits.append("no CUDA device: the profiles gpt2 and a100 would take days; the embedded "
-                      "profile needs none.")
+        limits.append("no CUDA device: the profiles gpt2 and a100 would take days; embedded and "
+                      "smollm2 need none.")
         return
     device = torch.cuda.get_device_properties(0)
     size = device.total_memory / 2**30
-    bf16 = torch.cuda.is_bf16_supported()
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     print(f"GPU          {device.name}, {size:.0f} GB, bf16: {'yes' if bf16 else 'no'}")
     if size < 15:
         limits.append(f"{size:.0f} GB of GPU memory: the profile gpt2 is meant for 16.")
     if size < 38:
         limits.append(f"{size:.0f} GB of GPU memory: the profile a100 is meant for 40.")
     if not bf16:
-        limits.append("the GPU has no bf16: use `--set dtype=float32`.")
+        limits.append("the GPU has no bf16 of its own: with dtype=auto all stays in float32.")
 
 
 def cpu_bf16() -> bool:

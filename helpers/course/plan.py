@@ -25,6 +25,8 @@ from helpers.profiles import Settings
 
 Moment = Literal["sample", "score", "learn", "step"]
 MOMENTS: tuple[Moment, ...] = ("sample", "score", "learn", "step")
+SAYS = {"sample": "sampling", "score": "reading without a way back",
+        "learn": "before the way back", "step": "the optimiser's step"}
 STAGES = ("sft", "reward_model", "ppo", "ppo_trl")
 USABLE = 0.9  # of a device's memory
 FLOAT, HALF = 4, 2  # bytes of a number
@@ -161,9 +163,20 @@ def architecture(source: str, settings: Settings) -> Architecture:
         return ARCHITECTURES[source]
     file = (DATA / "models" / "base" if source == "embedded" else Path(source)) / "config.json"
     if not file.is_file():
+        file = _cached(source)
+    if file is None:
         raise UserError(f"the memory of {source} cannot be planned: its shape is not known here; "
-                        "give a folder that holds its config.json.")
+                        f"give a folder that holds its config.json, or `hf download {source} "
+                        "config.json`.")
     return from_config(json.loads(file.read_text(encoding="utf-8")), source)
+
+
+def _cached(source: str) -> Path | None:
+    """The configuration of a hub id that was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json") if source.count("/") == 1 else None
+    return Path(found) if isinstance(found, str) else None
 
 
 @dataclass(frozen=True)
@@ -418,3 +431,16 @@ def model_bytes_on_disk(source: str) -> int | None:
         return None
     return shape.stored * shape.parameters(
         "sentiment" if shape.family == "distilbert" else "text")
+
+
+def disk_bytes(settings: Settings) -> int:
+    """What stages and checkpoints take on disk: float32 of all that trains, in the reward model's
+    two checkpoints with Adam's moments."""
+    models = settings.models
+
+    def trains(source: str, task: str) -> int:
+        shape = architecture(source, settings)
+        return shape.adapters(models.lora_r) if models.lora else shape.parameters(task)
+
+    policy, reward = trains("base", "text"), trains(models.reward_base, "score")
+    return FLOAT * (2 * policy + trains(models.imdb_policy, "text") + (1 + 2 * 3) * reward)
