@@ -224,12 +224,18 @@ def _data(arguments) -> int:
 def _doctor(arguments) -> int:
     from helpers.course import doctor
 
+    status = doctor.doctor()
     if arguments.profile is None and not arguments.settings:
-        return doctor.doctor()
-    from helpers.course import runner
-
-    return doctor.doctor(arguments.profile or "embedded",
-                         runner.parse_assignments(arguments.settings))
+        return status
+    print()
+    try:
+        from helpers.course import fit, runner
+        return fit.fit(arguments.profile or "embedded",
+                       runner.parse_assignments(arguments.settings)) or status
+    except ImportError as error:
+        print(f"MISSING  {error.name}: the profile can be looked at once the packages above are "
+              "installed.")
+        return 1
 
 
 def _results(arguments) -> int:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from helpers.course import environment
 from helpers.paths import ROOT
@@ -38,28 +37,8 @@ DATA = (
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-def doctor(profile: str | None = None, overrides: dict[str, Any] | None = None) -> int:
-    """Print the findings; 0 unless something that the course needs is missing.
-
-    With a profile its memory plan, its downloads and what would not work follow; then the status is
-    1 as well where that profile would not run here.
-    """
-    status = _doctor()
-    if profile is None or (profile == "embedded" and not overrides):
-        return status
-    if not all(map(importlib.util.find_spec, ("torch", "pydantic", "psutil"))):
-        print(f"\nMISSING  the profile {profile} cannot be looked at before the packages above are "
-              "installed.")
-        return 1
-    from helpers.course import fit
-    from helpers.profiles import load_profile
-
-    settings = load_profile(profile, overrides)
-    print()
-    return fit.check(settings, fit.this_machine(), fit.downloads(settings)) or status
-
-
-def _doctor() -> int:
+def doctor() -> int:
+    """Print the findings; 0 unless something that the embedded course needs is missing."""
     broken: list[str] = []
     limits: list[str] = []
     print(f"Python       {platform.python_version()} ({platform.system()} {platform.machine()})")

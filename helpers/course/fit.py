@@ -12,12 +12,14 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from helpers.course import plan
+from helpers.course.doctor import cpu_bf16
 from helpers.course.session import hub_ids
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profiles import SOURCES, Settings, flatten
+from helpers.profiles import SOURCES, Settings, flatten, load_profile
 
 GB = 2**30
 LIBRARIES = 1 * GB  # what Python, PyTorch and transformers hold before a model is loaded
@@ -59,7 +61,6 @@ def this_machine() -> Machine:
     import psutil
     import torch
 
-    from helpers.course.doctor import cpu_bf16
     from helpers.engine.place import native_bfloat16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -145,8 +146,8 @@ def would_not_work(
     if settings.device == "cuda" and not gpu:
         broken.append(f"the profile {name} asks for a GPU (device: cuda), and there is none.")
     if settings.models.quantise != "none" and "bitsandbytes" not in machine.packages:
-        broken.append(f"the profile {name} quantises ({settings.models.quantise}), and bitsandbytes "
-                      "is not installed: `pip install bitsandbytes`.")
+        broken.append(f"the profile {name} quantises ({settings.models.quantise}), and "
+                      "bitsandbytes is not installed: `pip install bitsandbytes`.")
     if settings.models.lora and "peft" not in machine.packages:
         broken.append(f"the profile {name} trains adapters, and peft is not installed: "
                       "`pip install peft`.")
@@ -188,9 +189,9 @@ def _memory(
         needed = plan.peak(plan.plan(settings, stage, **how))
         if needed > room:
             broken.append(
-                f"stage {stage} needs {needed / GB:.1f} GB, and {where} has {max(0, room) / GB:.1f} "
-                "for it; smaller batches or lengths, models.gradient_checkpointing, models.lora or "
-                "models.quantise need less.")
+                f"stage {stage} needs {needed / GB:.1f} GB, and {where} has "
+                f"{max(0, room) / GB:.1f} for it; smaller batches or lengths, "
+                "models.gradient_checkpointing, models.lora or models.quantise need less.")
 
 
 def report(settings: Settings, machine: Machine, found: Sequence[Download]) -> list[str]:
@@ -234,8 +235,18 @@ def report(settings: Settings, machine: Machine, found: Sequence[Download]) -> l
     return lines
 
 
+def fit(profile: str, overrides: dict[str, Any] | None = None) -> int:
+    """Print how a profile fits this machine; 1 where it would not run, else 0.
+
+    Raises:
+        UserError: unknown profile or key, or a value that cannot be meant.
+    """
+    settings = load_profile(profile, overrides)
+    return check(settings, this_machine(), downloads(settings))
+
+
 def check(settings: Settings, machine: Machine, found: Sequence[Download]) -> int:
-    """Print the report and what would not work; 1 where something would not, else 0."""
+    """Print the report and what would not work, as `fit` does on this machine."""
     try:
         lines = report(settings, machine, found)
         broken, limits = would_not_work(settings, machine, found)

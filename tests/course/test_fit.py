@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.course import doctor, fit
+from helpers.course import cli, doctor, fit
 from helpers.paths import ROOT
 from helpers.profiles import load_profile
 
@@ -82,8 +82,8 @@ def test_what_is_not_on_the_hub_would_not_work():
 def test_doctor_prints_the_plan_and_says_by_its_status_whether_it_would_work(
         monkeypatch, capsys, machine, status, last):
     monkeypatch.setattr(fit, "this_machine", lambda: machine)
-    monkeypatch.setattr(doctor, "_doctor", lambda: 0)
-    assert doctor.doctor("a100") == status
+    monkeypatch.setattr(doctor, "doctor", lambda: 0)
+    assert cli.run(cli.parse(["doctor", "--profile", "a100"])) == status
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == last
     text = "\n".join(lines)
@@ -93,10 +93,18 @@ def test_doctor_prints_the_plan_and_says_by_its_status_whether_it_would_work(
         assert part in text
 
 
+def test_a_bare_python_is_told_why_a_profile_cannot_be_looked_at():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RLHF_", "PYTHON"))}
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "helpers", "doctor", "--profile", "gpt2"], cwd=ROOT, text=True,
+        capture_output=True, env={**environment, "RLHF_NO_VENV": "1"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "the profile can be looked at once" in done.stdout.splitlines()[-1]
+
+
 def test_a_model_that_cannot_be_planned_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(fit, "this_machine", lambda: A100)
-    monkeypatch.setattr(doctor, "_doctor", lambda: 0)
-    assert doctor.doctor("gpt2", {"models.base": "someone/something"}) == 1
+    assert fit.fit("gpt2", {"models.base": "someone/something"}) == 1
     assert "the memory of someone/something cannot be planned" in capsys.readouterr().out
 
 
