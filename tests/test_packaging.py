@@ -86,7 +86,7 @@ def test_every_hub_id_of_a_profile_stands_with_its_licence_in_the_readme(profile
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| \[([\w./-]+)\]\(\S+\) \| .+ \| (.+) \|$", readme, re.M))
     for download in fit.downloads(load_profile(profile)):
-        assert rows["/".join(download.source.partition(":")[0].split("/")[:2])]
+        assert rows[fit.ID.fullmatch(download.source)[1]]
 
 
 def imported(source: str) -> set[str]:

@@ -5,9 +5,9 @@ Nothing is fetched; the hub is asked for the sizes of files where it can be reac
 
 from __future__ import annotations
 
-import fnmatch
 import importlib.util
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -27,8 +27,9 @@ LIBRARIES = 1 * GB  # what Python, PyTorch and transformers hold before a model 
 # course was measured on (140 tokens of a 135 M model on two cores); for days, not for minutes.
 CPU_SPEED = 5e10
 PATIENCE = 24  # hours; a profile that would take longer on a CPU needs a GPU
-# What transformers reads of a model's repository; pickled weights only where there are no others.
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "pytorch_model*.bin")
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")  # what transformers reads
+# owner/name[/folder][@revision][:split]
+ID = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)(?:@([\w./-]+))?(?::([\w.-]+))?")
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,14 @@ def downloads(settings: Settings) -> list[Download]:
 
 
 def _sources(settings: Settings) -> list[str]:
-    """Hub ids of datasets with a folder or a split behind them, which `hub_ids` leaves out."""
+    """Hub ids of datasets, with the folder, revision or split behind them."""
     data = (settings.data.reviews, settings.data.preferences, settings.data.demonstrations)
-    return [s for s in data if s.partition(":")[0].count("/") >= 1 and not os.path.exists(s)
-            and not s.startswith((".", "/", "~"))]
+    return [source for source in data if ID.fullmatch(source) and not os.path.exists(source)
+            and not source.startswith(".")]
 
 
 def _asked(source: str, dataset: bool) -> Download:
-    spec, _, split = source.partition(":")
-    parts = spec.split("/")
-    repo, folder = "/".join(parts[:2]), "/".join(parts[2:])
+    repo, folder, revision, split = ID.fullmatch(source).groups()
     counted = None if dataset else plan.model_bytes_on_disk(repo)
     unknown = Download(source, counted, counted, "nobody" if counted is None else "counted")
     try:
@@ -102,10 +101,11 @@ def _asked(source: str, dataset: bool) -> Download:
     except ImportError:
         return unknown
     disable_progress_bars()
-    patterns = ([f"{folder}/*"] if folder else None) if dataset else list(MODEL_FILES)
+    patterns = ([f"{folder.lstrip('/')}/*"] if folder else None) if dataset else list(MODEL_FILES)
     try:
-        files = snapshot_download(repo, repo_type="dataset" if dataset else "model",
-                                  allow_patterns=patterns, dry_run=True, etag_timeout=5)
+        files = snapshot_download(
+            repo, repo_type="dataset" if dataset else "model", revision=revision,
+            allow_patterns=patterns, dry_run=True, etag_timeout=5)
     except Exception as error:  # offline, a hub that is down: a dozen kinds for one fact
         cause = error.__cause__ or error
         if isinstance(cause, GatedRepoError):
@@ -114,15 +114,16 @@ def _asked(source: str, dataset: bool) -> Download:
         if isinstance(cause, RepositoryNotFoundError):
             return Download(source, None, None, "hub", "is not on the hub, or is private")
         return unknown
-    names = [file.filename for file in files]
+    names, problem = [file.filename for file in files], ""
     if not dataset:
-        pickled = not any(name.endswith(".safetensors") for name in names)
-        files = [file for file in files if "/" not in file.filename
-                 and (pickled or not file.filename.endswith(".bin"))]
+        if not any(name.endswith(".safetensors") for name in names):
+            problem = ("has no weights in .safetensors files; pickled ones, which can run any "
+                       "code, are not opened")
+        files = [file for file in files if "/" not in file.filename]
     elif split and any(split in name for name in names):
-        files = [file for file in files if fnmatch.fnmatch(file.filename, f"*{split}*")]
+        files = [file for file in files if split in file.filename]
     return Download(source, sum(file.file_size for file in files),
-                    sum(file.file_size for file in files if file.will_download), "hub")
+                    sum(file.file_size for file in files if file.will_download), "hub", problem)
 
 
 def on_gpu(settings: Settings, machine: Machine) -> bool:

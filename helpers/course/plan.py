@@ -32,6 +32,7 @@ USABLE = 0.9  # of a device's memory
 FLOAT, HALF = 4, 2  # bytes of a number
 # Of a weight in NF4: half a byte, a byte for 64 of them, and four for 256 such bytes.
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+MANY_PAIRS = 100_000  # where `data.pair_limit` sets no limit; HH has 160,800
 SFT_PIECE = 256  # positions whose logits TRL's `chunked_nll` holds at once
 SAMPLED_AT_ONCE = 64  # rows, `generation.sample` and `sft.response_losses`
 
@@ -159,11 +160,12 @@ def architecture(source: str, settings: Settings) -> Architecture:
         size = settings.models.scratch
         return Architecture("gpt2", size.n_layer, size.n_embd, 4 * size.n_embd, size.n_head,
                             size.n_head, size.vocab_size, size.n_positions)
-    if source in ARCHITECTURES:
-        return ARCHITECTURES[source]
+    name = source.partition("@")[0]  # without the revision
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
     file = (DATA / "models" / "base" if source == "embedded" else Path(source)) / "config.json"
     if not file.is_file():
-        file = _cached(source)
+        file = _cached(name)
     if file is None:
         raise UserError(f"the memory of {source} cannot be planned: its shape is not known here; "
                         f"give a folder that holds its config.json, or `hf download {source} "
@@ -410,7 +412,7 @@ def work(settings: Settings) -> dict[str, float]:
     base, ppo, trl = architecture("base", settings), settings.ppo, settings.ppo_trl
     judge = architecture(settings.models.reward_base, settings).parameters("score")
     again = 8 if settings.models.gradient_checkpointing else 6
-    pairs = settings.data.pair_limit or 0
+    pairs = settings.data.pair_limit or MANY_PAIRS
     length = ppo.max_prompt_tokens + ppo.max_new_tokens
     imdb = architecture(settings.models.imdb_policy, settings).parameters()
     return {

