@@ -55,6 +55,16 @@ def _number(value: Any) -> Any:
     return value
 
 
+TRAINED = ("policy", "reward")
+
+
+def _models(value: Any) -> Any:
+    if (not isinstance(value, list | tuple) or not value
+            or any(one not in TRAINED for one in value) or len(set(value)) < len(value)):
+        raise ValueError(f"be a list of one or both of {', '.join(TRAINED)}")
+    return list(value)
+
+
 NUMBER = BeforeValidator(_number)
 Whole = Annotated[int, NUMBER]
 Number = Annotated[float, NUMBER]
@@ -65,6 +75,7 @@ NonNegative = Annotated[float, Field(ge=0), NUMBER]
 Share = Annotated[float, Field(ge=0, le=1), NUMBER]
 Temperature = Annotated[float, Field(ge=1e-3, le=100), NUMBER]
 Text = Annotated[StrictStr, Field(pattern=r"\S")]
+ModelNames = Annotated[list[str], BeforeValidator(_models)]
 
 
 class Section(BaseModel):
@@ -126,10 +137,24 @@ class Models(Section):
     reward_base: Text
     classifier: Text
     quantise: Literal["none", "nf4"]
+    quantised: ModelNames
     lora: StrictBool
     lora_r: Count
     lora_alpha: Count
+    gradient_checkpointing: StrictBool
     scratch: Scratch
+
+    @model_validator(mode="after")
+    def _four_bits_are_not_trained(self) -> Self:
+        if self.quantise != "none" and not self.lora:
+            raise UserError(
+                f"models.quantise is {self.quantise}, but models.lora is false: four-bit weights "
+                "cannot be trained, only adapters on them; set models.lora=true.")
+        return self
+
+    def quantises(self, model: Literal["policy", "reward"]) -> bool:
+        """Whether this model's backbone is loaded in four bits."""
+        return self.quantise != "none" and model in self.quantised
 
 
 class Data(Section):
@@ -277,7 +302,7 @@ class Settings(Section):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["auto", "float32", "bfloat16"]
     mixed_precision: Literal["auto", "none"]
-    threads: Count
+    threads: Count | None
     models: Models
     data: Data
     sft: Sft

@@ -26,7 +26,7 @@ from helpers.profiles import (
 
 def test_every_shipped_profile_loads_and_has_the_same_keys():
     keys = {name: set(flatten(load_profile(name).as_dict())) for name in profile_names()}
-    assert {"embedded", "gpt2", "a100"} <= set(keys)
+    assert {"embedded", "smollm2", "gpt2", "a100"} <= set(keys)
     assert len({frozenset(k) for k in keys.values()}) == 1
 
 
@@ -52,6 +52,41 @@ def test_what_embedded_says_is_what_is_read_and_of_its_type():
         assert (type(read[key]), read[key]) == (type(value), value), key
 
 
+# What `embedded` chose for models of a million parameters on two cores, as its comments say.
+CHOSEN_FOR_THE_TOY = {
+    "device", "dtype", "threads", "models.quantise", "models.lora",
+    "models.gradient_checkpointing",
+    *(f"sft.{k}" for k in ("epochs", "batch_size", "learning_rate", "max_length", "eval_rows")),
+    *(f"reward.{k}" for k in (
+        "epochs", "batch_size", "gradient_accumulation", "learning_rate", "max_length",
+        "likelihood", "patience", "eval_pairs")),
+    *(f"ppo.{k}" for k in (
+        "updates", "batch_size", "mini_batch_size", "micro_batch_size", "epochs",
+        "max_prompt_tokens", "max_new_tokens", "temperature", "learning_rate", "kl_coef",
+        "kl_target", "eval_prompts")),
+    *(f"ppo_trl.{k}" for k in (
+        "total_episodes", "batch_size", "mini_batches", "epochs", "max_new_tokens", "temperature",
+        "learning_rate", "warmup_updates", "kl_coef", "missing_eos_penalty", "eval_prompts",
+        "best_of")),
+    "evaluation.prompts",
+    *(f"feedback.{k}" for k in (
+        "steps", "learning_rate", "keep", "test_pairs", "best_of", "ppo_updates", "ppo_runs")),
+}
+
+
+@pytest.mark.parametrize("name", ["a100", "gpt2", "smollm2"])
+def test_a_profile_of_real_models_states_what_the_toy_chose_for_itself(name):
+    own = flatten(yaml.safe_load((SETTINGS / f"{name}.yaml").read_text(encoding="utf-8")))
+    assert set(own) >= CHOSEN_FOR_THE_TOY
+    assert load_profile(name).ppo.temperature == 1  # PPO learns what it samples
+
+
+def test_the_large_profile_quantises_the_reward_model_and_nothing_else():
+    large = load_profile("a100").models
+    assert large.quantises("reward") and not large.quantises("policy")
+    assert not load_profile("gpt2").models.quantises("reward")
+
+
 def test_an_override_reaches_its_key_and_no_other():
     plain, changed = load_profile(), load_profile("embedded", {"ppo.kl_coef": 0.123})
     before, after = flatten(plain.as_dict()), flatten(changed.as_dict())
@@ -67,7 +102,9 @@ def test_a_number_written_as_yaml_text_is_read():
 
 
 @pytest.mark.parametrize(("key", "given", "kept"), [
-    ("threads", 3.0, 3), ("data.review_limit", "1e3", 1000), ("data.pair_limit", None, None),
+    ("threads", 3.0, 3), ("threads", None, None),
+    ("models.quantised", ["policy", "reward"], ["policy", "reward"]),
+    ("data.review_limit", "1e3", 1000), ("data.pair_limit", None, None),
     ("reward.likelihood", 0, 0.0), ("ppo.kl_coef", 1, 1.0), ("ppo.updates", 0, 0),
     ("ppo.kl_target", None, None), ("ppo.kl_target", 5, 5.0), ("ppo.gamma", "1", 1.0),
     ("ppo_trl.missing_eos_penalty", 2, 2.0), ("evaluation.level", 0.5, 0.5),
@@ -80,7 +117,11 @@ def test_a_value_is_kept_as_its_key_has_it(key, given, kept):
 
 @pytest.mark.parametrize(("key", "value", "right"), [
     # of another type
-    ("threads", True, "must be a number"), ("threads", [2], "must be a number"),
+    ("threads", True, "must be a number or null"), ("threads", [2], "must be a number or null"),
+    ("models.quantised", "reward", "must be a list of one or both of policy, reward"),
+    ("models.quantised", [], "must be a list of one or both of policy, reward"),
+    ("models.quantised", ["reward", "judge"], "must be a list of one or both of policy, reward"),
+    ("models.gradient_checkpointing", "auto", "must be true or false"),
     ("models.base", 7, "must be a text, such as 'embedded'"),
     ("models.scratch.n_layer", 2.5, "must be a whole number"),
     ("models.lora", 1, "must be true or false"),
@@ -146,6 +187,9 @@ def test_a_seed_is_a_whole_number_from_0(seed, right):
      "ppo_trl.prompt_tokens_min is 9, more than ppo_trl.prompt_tokens_max, which is 8."),
     ({"models.scratch.n_embd": 161},
      "models.scratch.n_embd is 161, which models.scratch.n_head (5) does not divide."),
+    ({"models.quantise": "nf4"},
+     "models.quantise is nf4, but models.lora is false: four-bit weights cannot be trained, only "
+     "adapters on them; set models.lora=true."),
 ])
 def test_values_that_do_not_go_together_name_each_other(overrides, sentence):
     with pytest.raises(UserError) as caught:

@@ -56,8 +56,9 @@ def start(
         profile = str(Path(profile).expanduser().resolve())
     settings = profiles.load_profile(profile, overrides, seed)
     session.update(profile=profile, started=time.monotonic())
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(settings.threads)
+    if settings.threads is not None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(settings.threads)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     _hub(settings)
@@ -130,7 +131,8 @@ def _seed(settings: Settings) -> None:
     random.seed(settings.seed)
     np.random.seed(settings.seed % 2**32)
     torch.manual_seed(settings.seed)
-    torch.set_num_threads(settings.threads)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 

@@ -30,9 +30,17 @@ def device(settings: Settings) -> torch.device:
 def dtype(settings: Settings) -> torch.dtype:
     """Type of the weights: `auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
     if settings.dtype == "auto":
-        good = device(settings).type == "cuda" and torch.cuda.is_bf16_supported()
+        good = device(settings).type == "cuda" and native_bfloat16()
         return torch.bfloat16 if good else torch.float32
     return getattr(torch, settings.dtype)
+
+
+def native_bfloat16() -> bool:
+    """Whether the GPU multiplies in bfloat16 itself.
+
+    PyTorch also counts GPUs that emulate it, such as the T4, where it is slower than float32.
+    """
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache
@@ -43,7 +51,7 @@ def fast_bfloat16(kind: str = "cpu") -> bool:
     any threshold between decides the same way each time.
     """
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return native_bfloat16()
 
     def seconds(kind_of_number: torch.dtype) -> float:
         a = torch.ones(512, 512, dtype=kind_of_number)

@@ -25,3 +25,15 @@ def test_plain_attention_predicts_the_same(architecture):
         after = place.plain_attention(model)(**batch).logits[:, -1]
     assert model.config._attn_implementation == "eager"
     assert torch.allclose(before, after, atol=1e-5)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_that_emulates_bfloat16_is_not_asked_for_it(monkeypatch, native):
+    """A T4: PyTorch says yes to bfloat16 unless it is told to leave emulation out."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                        lambda including_emulation=True: native or including_emulation)
+    place.fast_bfloat16.cache_clear()
+    settings = load_profile("gpt2")
+    assert place.mixed_precision(settings) is native
+    assert place.dtype(settings) is (torch.bfloat16 if native else torch.float32)
