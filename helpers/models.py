@@ -107,6 +107,7 @@ def load_causal(
         model = patiently(lambda: AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype(settings), **_quantisation(settings, source), **options))
     prepare_tokenizer(tokenizer, model)
+    model.hub_revision = options.get("revision")  # for whoever loads the same weights again by name
     return _placed(model, settings), tokenizer
 
 
@@ -155,12 +156,13 @@ def new_reward_model(
     size d, as Stiennon et al. (2020, arXiv:2009.01325) do, so that rewards start near one another.
     """
     if isinstance(source, PreTrainedModel):
-        commit = getattr(source.config, "_commit_hash", None)  # of a model from the hub
-        source = source.name_or_path + (f"@{commit}" if commit else "")
+        revision = getattr(source, "hub_revision", None)
+        source = source.name_or_path + (f"@{revision}" if revision else "")
     with _clear_errors("reward model's backbone", source):
         name, options = hub.pretrained(source)
         model = patiently(lambda: AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=1, dtype=dtype(settings), **_quantisation(settings, name), **options))
+    model.hub_revision = options.get("revision")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -183,8 +185,7 @@ def add_lora(model: nn.Module, settings: Settings, task: str = "CAUSAL_LM") -> n
     config = LoraConfig(
         task_type=task, r=settings.models.lora_r, lora_alpha=settings.models.lora_alpha,
         target_modules="all-linear", modules_to_save=["score"] if task == "SEQ_CLS" else None)
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)  # of a hub model
-    return get_peft_model(model, config, revision=commit)
+    return get_peft_model(model, config, revision=getattr(model, "hub_revision", None))
 
 
 def _quantisation(settings: Settings, source: str | Path) -> dict[str, Any]:
