@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def pretrained(source: str | Path) -> tuple[str, dict[str, Any]]:
         return str(source), {}
     if not _offline():
         try:
-            names = _files(found.repo, "model", found.revision)
+            _, names = _commit_and_files(found.repo, "model", found.revision)
         except Exception as error:  # of the dozen kinds that the hub's client raises
             raise UserError(refusal(error, source)) from error
         if not any(name.endswith(".safetensors") for name in names):
@@ -113,7 +114,7 @@ def refusal(error: BaseException, source: str | Path, kind: str = "model") -> st
     kinds = {k.__name__ for cause in _causes(error) for k in type(cause).__mro__}
     status = _status(error)
     start = f"{source} could not be loaded from the hub: "
-    if "OfflineModeIsEnabled" in kinds:
+    if _offline() and kinds & {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}:
         return start + ("HF_HUB_OFFLINE is set and not all of its files were fetched before; unset "
                         "it, and run again where there is a network.")
     if "GatedRepoError" in kinds or "a gated" in str(error):
@@ -180,35 +181,39 @@ def _offline() -> bool:
 
 
 @cache
-def _files(repo: str, kind: str, revision: str | None) -> tuple[str, ...]:
-    """Names of all files of a repository; the first question to the hub, and a short one."""
+def _commit_and_files(repo: str, kind: str, revision: str | None) -> tuple[str, tuple[str, ...]]:
+    """What a revision means, and the names of its files: the first question to the hub."""
     from huggingface_hub import HfApi, constants
 
     info = patiently(lambda: HfApi().repo_info(
         repo, repo_type=kind, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT))
-    return tuple(file.rfilename for file in info.siblings)
+    return info.sha, tuple(file.rfilename for file in info.siblings)
 
 
+@cache
 def _split_files(found: HubId) -> dict[str, list[str]]:
-    """Names of the files of each split, as `load_dataset` would group them; nothing is fetched."""
-    from datasets import load_dataset_builder
-    from huggingface_hub import snapshot_download
+    """Names of the files of each split, as `load_dataset` would group them; nothing is fetched.
 
-    place = found.repo
-    options: dict[str, Any] = {"revision": found.revision}
-    if _offline():  # what was fetched before lies in a folder like the repository
-        place = snapshot_download(found.repo, repo_type="dataset", revision=found.revision,
-                                  local_files_only=True)
-        options = {}
-    else:
-        _files(found.repo, "dataset", found.revision)  # fails soon where nothing answers
-    builder = load_dataset_builder(place, data_dir=found.folder, **options)
-    files = builder.config.data_files or {}
-    if not files:
+    They are kept beside the files, for times without a network: by then the cache holds some of
+    the files only, which would make other splits.
+    """
+    from datasets import load_dataset_builder
+    from huggingface_hub import constants
+
+    name = "--".join(("splits", found.revision or "main", found.folder or "")).replace("/", "--")
+    kept = Path(constants.HF_HUB_CACHE, f"datasets--{found.repo.replace('/', '--')}", f"{name}.json")
+    if _offline() and kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    commit, _ = _commit_and_files(found.repo, "dataset", found.revision)
+    builder = load_dataset_builder(found.repo, data_dir=found.folder, revision=commit)
+    if not builder.config.data_files:
         raise ValueError("it holds no files that datasets can read")
-    start = len(place) + 1 if _offline() else None
-    return {str(split): [name[start:] if start else name.partition("@")[2].partition("/")[2]
-                         for name in map(str, names)] for split, names in files.items()}
+    start = f"hf://datasets/{found.repo}@{commit}/"
+    groups = {str(split): [str(name).removeprefix(start) for name in names]
+              for split, names in builder.config.data_files.items()}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(groups), encoding="utf-8")
+    return groups
 
 
 def _fetched(found: HubId, name: str) -> Path:

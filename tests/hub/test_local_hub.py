@@ -1,6 +1,6 @@
 """The real loading code against a local hub: ids as a user would write them, nothing mocked.
 
-The client reads its address once, so every case runs in a process of its own.
+The client reads its address once, so that the code runs in processes of its own.
 """
 
 import json
@@ -60,17 +60,22 @@ def hub(tmp_path_factory):
         for split in ("train", "test"):
             (folder / f"{split}.jsonl").write_text(
                 "".join(json.dumps(r) + "\n" for r in (rows if split == "train" else rows[:20])))
+    yield from served_with_client(root)
+
+
+def served_with_client(root, revisions=None):
     with LocalHub(root) as served:
+        served.revisions = revisions or {}
+        served.client = Client(served, root)
         yield served
+        served.client.close()
 
 
 @pytest.fixture(scope="module")
 def real_hub(tmp_path_factory, real_data):
     """The ids of the profiles, at the revisions that these pin."""
     root = content.build(tmp_path_factory.mktemp("real_hub"), real_data)
-    with LocalHub(root) as served:
-        served.revisions = content.pins()
-        yield served
+    yield from served_with_client(root, content.pins())
 
 
 @pytest.fixture(autouse=True)
@@ -79,18 +84,68 @@ def fresh(request):
     for name in {"hub", "real_hub"} & set(request.fixturenames):
         served = request.getfixturevalue(name)
         served.faults.clear(), served.requests.clear()
+        shutil.rmtree(served.client.cache, ignore_errors=True)
 
 
-def run(hub, tmp_path, code, profile="embedded", variables=None, **sources):
-    # the client's variables must be those of a user, not those of this test run
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    environment |= hub.environment(tmp_path / "cache") | {"PYTHONPATH": str(ROOT)}
-    script = ("from helpers import data\nfrom helpers.errors import UserError\n"
-              f"from helpers.profiles import load_profile\n"
-              f"settings = load_profile({profile!r}, {sources!r})\ntry:\n    "
-              + code.replace("\n", "\n    ") + "\nexcept UserError as e:\n    print(e)")
-    return subprocess.run([sys.executable, "-c", script], env=environment | (variables or {}),
-                          text=True, capture_output=True, cwd=tmp_path)
+# Imports what takes long, then runs each request in a fork of its own, so that none sees the
+# caches of another; what they fetched is removed between the tests.
+NURSERY = """
+import json, os, sys
+from helpers import data, models
+from helpers.errors import UserError
+from helpers.profiles import load_profile
+import datasets
+for line in sys.stdin:
+    asked = json.loads(line)
+    if not (child := os.fork()):
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{asked['folder']}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        settings = load_profile(asked["profile"], asked["sources"])
+        status = 1
+        try:
+            exec(asked["code"], globals())
+            status = 0
+        except UserError as error:
+            print(error)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+    os.waitpid(child, 0)
+    print("done", flush=True)
+"""
+
+
+class Client:
+    """A process that takes a `LocalHub` for the hub and runs pieces of code."""
+
+    def __init__(self, hub, folder, **variables):
+        # the client's variables must be those of a user, not those of this test run
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        self.cache = folder / "cache"
+        environment |= hub.environment(self.cache) | {"PYTHONPATH": str(ROOT)} | QUICK | variables
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], env=environment, text=True, cwd=folder,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(self, folder, code, profile="embedded", **sources):
+        asked = {"folder": str(folder), "code": code, "profile": profile, "sources": sources}
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "done\n"
+        return subprocess.CompletedProcess(code, 0, (folder / "out").read_text(),
+                                           (folder / "err").read_text())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+QUICK = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+
+
+def run(hub, tmp_path, code, profile="embedded", **sources):
+    return hub.client.run(tmp_path, code, profile, **sources)
 
 
 def said(done):
@@ -145,11 +200,12 @@ def test_what_was_fetched_before_is_enough_without_a_network(hub, tmp_path):
     code = (f"{LOAD_MODEL}\n{LOAD_REVIEWS}\nprint(len(data.load_pairs(settings, 'test')))")
     first = run(hub, tmp_path, code, **sources)
     asked = len(hub.requests)
-    again = run(hub, tmp_path, code, variables={"HF_HUB_OFFLINE": "1"}, **sources)
+    offline = Client(hub, hub.root, HF_HUB_OFFLINE="1")
+    again = offline.run(tmp_path, code, **sources)
     assert (again.stdout, len(hub.requests)) == (first.stdout, asked), again.stderr
     assert first.stdout.split()[2:] == ["20", "20"]
-    other = run(hub, tmp_path, LOAD_REVIEWS, variables={"HF_HUB_OFFLINE": "1"},
-                **{"data.reviews": "someone/other"})
+    other = offline.run(tmp_path, LOAD_REVIEWS, **{"data.reviews": "someone/other"})
+    offline.close()
     assert "HF_HUB_OFFLINE is set and not all of its files were fetched before" in said(other)
 
 
@@ -173,7 +229,6 @@ def test_a_dataset_that_is_not_there_is_one_sentence(hub, tmp_path):
     assert "there is no dataset of this name" in line
 
 
-QUICK = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
 LOADS = [(LOAD_MODEL, MODEL, "someone/tiny-gpt2"),
          (LOAD_REVIEWS, {"data.reviews": "someone/films"}, "someone/films")]
 
@@ -189,11 +244,11 @@ def test_a_fault_that_stays_ends_in_a_sentence_with_the_remedy(hub, tmp_path, lo
     code, sources, name = load
     hub.faults[name] = Fault(kind)
     start = time.monotonic()
-    line = said(run(hub, tmp_path, code, variables=QUICK, **sources))
+    line = said(run(hub, tmp_path, code, **sources))
     assert name in line and words in line
     assert time.monotonic() - start < 120
     assert len(hub.requests) < 40
-    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    assert not list(hub.client.cache.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("load", LOADS, ids=["model", "dataset"])
@@ -201,7 +256,7 @@ def test_a_fault_that_stays_ends_in_a_sentence_with_the_remedy(hub, tmp_path, lo
 def test_a_fault_that_passes_is_outlasted(hub, tmp_path, load, kind):
     code, sources, name = load
     hub.faults[name] = Fault(kind, times=1)
-    good = run(hub, tmp_path, code, variables=QUICK, **sources)
+    good = run(hub, tmp_path, code, **sources)
     assert good.stdout.split() in (["16", "True"], ["20"]), good.stdout + good.stderr
     assert hub.faults[name].times < 0 or kind == "cut"
 
@@ -209,10 +264,10 @@ def test_a_fault_that_passes_is_outlasted(hub, tmp_path, load, kind):
 def test_a_download_that_always_breaks_off_leaves_nothing_that_looks_whole(hub, tmp_path):
     hub.faults["someone/films"] = Fault("cut")
     code = LOAD_REVIEWS
-    line = said(run(hub, tmp_path, code, variables=QUICK, **{"data.reviews": "someone/films"}))
+    line = said(run(hub, tmp_path, code, **{"data.reviews": "someone/films"}))
     if line != "20":  # the client goes on where it was cut, and may get there by halves
         assert "it did not answer, or broke off" in line
-    for blob in (tmp_path / "cache").rglob("blobs/*"):
+    for blob in hub.client.cache.rglob("blobs/*"):
         assert blob.suffix == ".incomplete" or blob.stat().st_size in {
             p.stat().st_size for p in hub.root.rglob("*") if p.is_file()}
 
