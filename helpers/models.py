@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from helpers import scratch
+from helpers.engine import hub
 from helpers.engine.artifacts import stage_info
 from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
+from helpers.engine.hub import patiently
 from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
 from helpers.engine.scale import scale_from_metrics
 from helpers.errors import UserError
@@ -105,10 +107,12 @@ def load_causal(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, left-padded, with a pad token that is not eos."""
     with _clear_errors("language model", source):
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
-        model = AutoModelForCausalLM.from_pretrained(
-            str(source), dtype=dtype(settings), **_quantisation(settings, source))
+        name, options = hub.pretrained(source)
+        tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
+        model = patiently(lambda: AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype(settings), **_quantisation(settings, source), **options))
     prepare_tokenizer(tokenizer, model)
+    model.hub_revision = options.get("revision")  # for whoever loads the same weights again by name
     return _placed(model, settings), tokenizer
 
 
@@ -123,9 +127,10 @@ def load_scorer(
             tokenizer = AutoTokenizer.from_pretrained(str(source))
             model = Auto.from_pretrained(str(source), num_labels=1, dtype=dtype(settings))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
-            model = AutoModelForSequenceClassification.from_pretrained(
-                str(source), dtype=dtype(settings))
+            name, options = hub.pretrained(source)
+            tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
+            model = patiently(lambda: AutoModelForSequenceClassification.from_pretrained(
+                name, dtype=dtype(settings), **options))
     return _placed(model, settings).eval(), tokenizer
 
 
@@ -155,10 +160,14 @@ def new_reward_model(
     The head is drawn from N(0, 1/(d+1)), that is a standard deviation of 1/sqrt(d+1) for hidden
     size d, as Stiennon et al. (2020, arXiv:2009.01325) do, so that rewards start near one another.
     """
-    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
-    with _clear_errors("reward model's backbone", name):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=1, dtype=dtype(settings), **_quantisation(settings, name))
+    if isinstance(source, PreTrainedModel):
+        revision = getattr(source, "hub_revision", None)
+        source = source.name_or_path + (f"@{revision}" if revision else "")
+    with _clear_errors("reward model's backbone", source):
+        name, options = hub.pretrained(source)
+        model = patiently(lambda: AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=1, dtype=dtype(settings), **_quantisation(settings, name), **options))
+    model.hub_revision = options.get("revision")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -181,7 +190,7 @@ def add_lora(model: nn.Module, settings: Settings, task: str = "CAUSAL_LM") -> n
     config = LoraConfig(
         task_type=task, r=settings.models.lora_r, lora_alpha=settings.models.lora_alpha,
         target_modules="all-linear", modules_to_save=["score"] if task == "SEQ_CLS" else None)
-    return get_peft_model(model, config)
+    return get_peft_model(model, config, revision=getattr(model, "hub_revision", None))
 
 
 def _quantisation(settings: Settings, source: str | Path) -> dict[str, Any]:
@@ -217,6 +226,8 @@ class _clear_errors:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, OSError | ValueError) and not isinstance(error, UserError):
+            if not Path(self.source).exists() and hub.parse(str(self.source)):
+                raise UserError(f"the {self.what} {hub.refusal(error, self.source)}") from error
             first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(f"the {self.what} {self.source} could not be loaded ({first}); give a "
                             "folder made by the course or a hub id such as owner/name.") from error
