@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from helpers.course import plan
 from helpers.course.doctor import cpu_bf16
 from helpers.course.session import hub_ids
+from helpers.engine import hub
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profiles import SOURCES, Settings, flatten, load_profile
@@ -28,8 +28,7 @@ LIBRARIES = 1 * GB  # what Python, PyTorch and transformers hold before a model 
 CPU_SPEED = 5e10
 PATIENCE = 24  # hours; a profile that would take longer on a CPU needs a GPU
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")  # what transformers reads
-# owner/name[/folder][@revision][:split]
-ID = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)(?:@([\w./-]+))?(?::([\w.-]+))?")
+
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,12 @@ def downloads(settings: Settings) -> list[Download]:
 def _sources(settings: Settings) -> list[str]:
     """Hub ids of datasets, with the folder, revision or split behind them."""
     data = (settings.data.reviews, settings.data.preferences, settings.data.demonstrations)
-    return [source for source in data if ID.fullmatch(source) and not os.path.exists(source)
+    return [source for source in data if hub.parse(source) and not os.path.exists(source)
             and not source.startswith(".")]
 
 
 def _asked(source: str, dataset: bool) -> Download:
-    repo, folder, revision, split = ID.fullmatch(source).groups()
+    repo, folder, revision, split = hub.parse(source) or hub.HubId(source, None, None, None)
     counted = None if dataset else plan.model_bytes_on_disk(repo)
     unknown = Download(source, counted, counted, "nobody" if counted is None else "counted")
     try:
@@ -101,7 +100,7 @@ def _asked(source: str, dataset: bool) -> Download:
     except ImportError:
         return unknown
     disable_progress_bars()
-    patterns = ([f"{folder.lstrip('/')}/*"] if folder else None) if dataset else list(MODEL_FILES)
+    patterns = ([f"{folder}/*"] if folder else None) if dataset else list(MODEL_FILES)
     try:
         files = snapshot_download(
             repo, repo_type="dataset" if dataset else "model", revision=revision,
