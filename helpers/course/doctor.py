@@ -86,7 +86,7 @@ def ranges(path: Path = ROOT / "pyproject.toml") -> dict[str, str]:
     groups = project.get("optional-dependencies", {}).values()
     specs = [*project["dependencies"], *(spec for group in groups for spec in group)]
     parts = [re.match(r"([A-Za-z0-9_.-]+)\s*(.*)", spec) for spec in specs]
-    return {m[1]: m[2].replace(" ", "") for m in parts}
+    return {m[1]: m[2].replace(" ", "") for m in parts if m}
 
 
 def admits(spec: str, version: str) -> bool:

@@ -241,3 +241,42 @@ DATASETS: dict[str, Callable[[Path, Path], None]] = {
     "HuggingFaceH4/ultrafeedback_binarized": ultrafeedback,
     "lmarena-ai/arena-human-preference-55k": arena,
 }
+
+
+# --- where there are no real rows -------------------------------------------------------------
+
+
+def stand_in(folder: Path) -> Path:
+    """Rows of the embedded world in the files of the folder of real data, and a byte-level BPE."""
+    from helpers import data, scratch
+
+    settings = load_profile("embedded")
+    for split in ("train", "test"):
+        reviews = data.load_reviews(settings, split, 400)
+        pairs = data.load_pairs(settings, split, 400)
+        asked = [{"prompt": row["prompt"].removeprefix("Human: ").partition("\n")[0], **{
+            side: [{"role": "user", "content": "Hello."},
+                   {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}}
+            for row in pairs]
+        written = {f"imdb/{split}.parquet": [dict(text=r["text"], label=r["label"])
+                                             for r in reviews],
+                   f"ultrafeedback/{split}.parquet": asked, "tulu/anthropic_hh.parquet": asked}
+        for name, rows in written.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(rows), folder / name)
+        write_lines(folder / "hh-rlhf" / "harmless-base" / f"{split}.jsonl.gz", [
+            {side: f"\n\nHuman: {row['prompt']}\n\nAssistant: {row[side]}"
+             for side in ("chosen", "rejected")} for row in pairs])
+    tokenizer = scratch.train_tokenizer([r["text"] for r in data.load_reviews(settings, "train")],
+                                        2000)
+    inner = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    place = folder / "tokenizers" / "gpt2"
+    place.mkdir(parents=True)
+    (place / "vocab.json").write_text(json.dumps(inner["vocab"]), encoding="utf-8")
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in inner["merges"]]
+    (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n",
+                                      encoding="utf-8")
+    (folder / "arena").mkdir(parents=True)
+    (folder / "arena" / "train.csv").write_text(
+        "id,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie\n")
+    return folder
