@@ -36,7 +36,8 @@ from helpers.paths import ROOT
 from helpers.profiles import load_profile
 
 LORA = {"models.lora": True, "models.lora_r": 16, "models.lora_alpha": 32}
-ARMS = {"full": {}, "LoRA, r = 16": LORA, "QLoRA, r = 16": LORA | {"models.quantise": "nf4"}}
+ARMS = {"full": {}, "LoRA, r = 16": LORA, "QLoRA, r = 16": LORA | {
+    "models.quantise": "nf4", "models.gradient_checkpointing": True}}
 STEPS = 3
 WARM_UP = ROOT / "data" / "models" / "zoo" / "gpt2-0.2m"
 
@@ -73,8 +74,6 @@ def ready(folder: Path, arm: str) -> torch.nn.Module:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.clone()  # out of the file, which would count as a whole
-    if settings.models.lora:
-        model = models.add_lora(model, settings, "SEQ_CLS")
     return model.train()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -22,11 +23,12 @@ from transformers import (
 
 from helpers import scratch
 from helpers.engine import hub
+from helpers.engine.adapters import in_four_bits
 from helpers.engine.artifacts import stage_info
 from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
 from helpers.engine.hub import patiently
 from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
-from helpers.engine.scale import scale_from_metrics
+from helpers.engine.scale import scale_from_metrics, scale_of
 from helpers.errors import UserError
 from helpers.paths import DATA
 from helpers.profiles import Settings
@@ -34,25 +36,35 @@ from helpers.profiles import Settings
 EMBEDDED = DATA / "models"
 
 
-def load_base(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    settings: Settings, *, trains: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base language model with its tokenizer; with `models.base: scratch` it is trained first.
+
+    `trains`: see `load_causal`.
 
     Raises:
         UserError: the folder or hub id is not to be had.
     """
-    return load_causal(base_source(settings), settings)
+    return load_causal(base_source(settings), settings, trains=trains)
 
 
-def load_imdb_policy(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_imdb_policy(
+    settings: Settings, *, trains: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """What notebook 06 starts from: the base model, or another that continues film reviews."""
     source = settings.models.imdb_policy
-    return load_causal(base_source(settings) if source == "base" else source, settings)
+    return load_causal(
+        base_source(settings) if source == "base" else source, settings, trains=trains)
 
 
 def load_stage(
-    settings: Settings, stage: str
+    settings: Settings, stage: str, *, trains: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A stage's model: a reward model, with its scale, for `reward_model`, else a language model.
+
+    `trains`: whether it goes on training, see `load_causal`. A quantised reward model comes back
+    as it was trained: the backbone in four bits, its adapters, its head.
 
     Raises:
         UserError: the stage has not been made yet.
@@ -62,10 +74,11 @@ def load_stage(
         raise UserError(f"stage {stage} has not been made under profile {settings.name}; call "
                         f"course.require('{stage}', settings) first.")
     if stage not in ("reward_model", "classifier"):
-        return load_causal(folder, settings)
-    model, tokenizer = load_scorer(folder, settings)
+        return load_causal(folder, settings, trains=trains)
+    model, tokenizer = load_scorer(folder, settings, trains=trains)
     if stage == "reward_model":
         scale_from_metrics(model, (stage_info(stage, settings) or {}).get("metrics", {}))
+        scale_of(model).max_length = settings.reward.max_length
     return model, tokenizer
 
 
@@ -87,7 +100,7 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
         smallest = next(iter(zoo()))
         named[smallest] = str(EMBEDDED / "zoo" / smallest)
     named |= {Path(source).name: str(source) for source in more}
-    return {**named, Path(base).name: base}
+    return {**named, Path(base.partition("@")[0]).name: base}
 
 
 def zoo() -> dict[str, dict[str, Any]]:
@@ -103,35 +116,61 @@ def zoo() -> dict[str, dict[str, Any]]:
 
 
 def load_causal(
-    source: str | Path, settings: Settings
+    source: str | Path, settings: Settings, *, trains: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, left-padded, with a pad token that is not eos."""
+    """A causal language model and its tokenizer, left-padded, with a pad token that is not eos.
+
+    With `trains` it comes ready to train as the profile says: float32 weights, or new adapters in
+    float32 on frozen weights (`models.lora`) that may be in four bits (`models.quantised`), and
+    checkpointing. With its adapters switched off it is the model that was loaded. Otherwise it is
+    to be read only, and its weights are of `place.dtype`.
+    """
     with _clear_errors("language model", source):
+        tokenizer = load_tokenizer(source)
+        model = _pretrained(AutoModelForCausalLM, source, settings, "policy" if trains else None)
+    prepare_tokenizer(tokenizer, model)
+    model = _placed(model, settings)
+    return (_to_train(model, settings) if trains else model), tokenizer
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """A language model's tokenizer alone, prepared as with its model."""
+    with _clear_errors("tokenizer", source):
         name, options = hub.pretrained(source)
         tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
-        model = patiently(lambda: AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype(settings), **_quantisation(settings, source), **options))
-    prepare_tokenizer(tokenizer, model)
-    model.hub_revision = options.get("revision")  # for whoever loads the same weights again by name
-    return _placed(model, settings), tokenizer
+    prepare_tokenizer(tokenizer, None)
+    return tokenizer
 
 
 def load_scorer(
-    source: str | Path, settings: Settings
+    source: str | Path, settings: Settings, *, trains: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier (reward model or sentiment classifier) and its tokenizer."""
     with _clear_errors("classifier or reward model", source):
+        name, options = hub.pretrained(source)
+        tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
         if (Path(source) / "adapter_config.json").is_file():
-            from peft import AutoPeftModelForSequenceClassification as Auto
+            return _with_adapters(source, tokenizer, settings, trains).eval(), tokenizer
+        auto = AutoModelForSequenceClassification
+        model = _pretrained(auto, source, settings, "reward" if trains else None)
+    if hasattr(model, "score"):
+        model.score.float()  # what it multiplies is small: rewards keep their precision
+    model = _placed(model, settings)
+    return (_to_train(model, settings, "SEQ_CLS") if trains else model).eval(), tokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
-            model = Auto.from_pretrained(str(source), num_labels=1, dtype=dtype(settings))
-        else:
-            name, options = hub.pretrained(source)
-            tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
-            model = patiently(lambda: AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=dtype(settings), **options))
-    return _placed(model, settings).eval(), tokenizer
+
+def _with_adapters(
+    folder: str | Path, tokenizer: PreTrainedTokenizerBase, settings: Settings, trains: bool
+) -> Any:
+    """A reward model from its stored adapters and head, on its backbone as it was in training."""
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(str(folder))
+    revision = f"@{config.revision}" if config.revision else ""
+    model = _reward_model(f"{config.base_model_name_or_path}{revision}", tokenizer, settings)
+    model = PeftModel.from_pretrained(
+        _ready_for_adapters(model), str(folder), is_trainable=trains)
+    return _placed(_checkpointed(model, settings) if trains else model, settings)
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None) -> None:
@@ -155,56 +194,99 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 def new_reward_model(
     source: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> PreTrainedModel:
-    """A reward model on a language model's backbone: hidden state to one number per position.
+    """A reward model on a language model's backbone, ready to train as the profile says.
 
-    The head is drawn from N(0, 1/(d+1)), that is a standard deviation of 1/sqrt(d+1) for hidden
-    size d, as Stiennon et al. (2020, arXiv:2009.01325) do, so that rewards start near one another.
+    It makes one number of the hidden state at a position. The head is drawn from N(0, 1/(d+1)),
+    that is a standard deviation of 1/sqrt(d+1) for hidden size d, as Stiennon et al. (2020,
+    arXiv:2009.01325) do, so that rewards start near one another. Weights that train are float32;
+    with `models.lora` these are adapters and the head.
     """
     if isinstance(source, PreTrainedModel):
         revision = getattr(source, "hub_revision", None)
         source = source.name_or_path + (f"@{revision}" if revision else "")
     with _clear_errors("reward model's backbone", source):
-        name, options = hub.pretrained(source)
-        model = patiently(lambda: AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=1, dtype=dtype(settings), **_quantisation(settings, name), **options))
-    model.hub_revision = options.get("revision")
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
+        model = _reward_model(str(source), tokenizer, settings)
     if getattr(model.score, "bias", None) is not None:
         nn.init.zeros_(model.score.bias)
     nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
-    return _placed(disable_dropout(model), settings)
+    scale_of(model).max_length = settings.reward.max_length
+    return _to_train(_placed(model, settings), settings, "SEQ_CLS")
 
 
-def add_lora(model: nn.Module, settings: Settings, task: str = "CAUSAL_LM") -> nn.Module:
-    """Wrap a model in LoRA adapters (Hu et al. 2021, arXiv:2106.09685), `r` and alpha by profile.
+def _reward_model(name: str, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Any:
+    model = _pretrained(AutoModelForSequenceClassification, name, settings, "reward", num_labels=1)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return disable_dropout(model)
 
-    A reward model's head is trained and saved whole: without `modules_to_save` it would be lost
-    on reload.
+
+def add_lora(model: nn.Module, settings: Settings, task: str = "CAUSAL_LM") -> Any:
+    """Wrap a model in LoRA adapters (Hu et al. 2021, arXiv:2106.09685) as `models.lora_*` say.
+
+    What trains is float32, whatever is frozen. A reward model's head is trained and saved whole:
+    without `modules_to_save` it would be lost on reload.
     """
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
 
-    if getattr(model, "is_loaded_in_4bit", False):
-        model = prepare_model_for_kbit_training(model)
     config = LoraConfig(
         task_type=task, r=settings.models.lora_r, lora_alpha=settings.models.lora_alpha,
-        target_modules="all-linear", modules_to_save=["score"] if task == "SEQ_CLS" else None)
-    return get_peft_model(model, config, revision=getattr(model, "hub_revision", None))
+        target_modules=settings.models.lora_targets,
+        modules_to_save=["score"] if task == "SEQ_CLS" else None)
+    model = get_peft_model(_ready_for_adapters(model), config,
+                           revision=getattr(model, "hub_revision", None))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
-def _quantisation(settings: Settings, source: str | Path) -> dict[str, Any]:
-    if settings.models.quantise == "none":
-        return {}
-    from transformers import BitsAndBytesConfig
-
-    return {"quantization_config": BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype(settings))}
+def _to_train(model: Any, settings: Settings, task: str = "CAUSAL_LM") -> Any:
+    """Give a loaded model the adapters and the checkpointing that the profile asks for."""
+    if settings.models.lora:
+        model = add_lora(model, settings, task)
+    return _checkpointed(model, settings)
 
 
-def _placed(model: PreTrainedModel, settings: Settings) -> PreTrainedModel:
+def _checkpointed(model: Any, settings: Settings) -> Any:
+    if settings.models.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if settings.models.lora:
+            model.enable_input_require_grads()
+    return model
+
+
+def _ready_for_adapters(model: Any) -> Any:
+    """Of a quantised model, freeze all and make float32 of what is not in four bits."""
     if not getattr(model, "is_quantized", False):
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def _pretrained(
+    auto: Any, source: str | Path, settings: Settings, trains: str | None, **options: Any
+) -> Any:
+    """Weights in the type they need: `trains` says what is trained, policy or reward, if any."""
+    options["dtype"] = dtype(settings)
+    if trains and not settings.models.lora:
+        options["dtype"] = torch.float32
+    elif trains and settings.models.quantises(trains):  # pyright: ignore[reportArgumentType]
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype(settings))
+        options["device_map"] = {"": device(settings)}
+    name, found = hub.pretrained(source)
+    model = patiently(lambda: auto.from_pretrained(name, **options, **found))
+    model.hub_revision = found.get("revision")  # for whoever loads the same weights again by name
+    return model
+
+
+def _placed(model: Any, settings: Settings) -> Any:
+    if not in_four_bits(model):
         return model.to(device(settings))
     # On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks four-bit weights at the first evaluation
     # and keeps them so; the next training step then stops with "a view of a leaf Variable that

@@ -65,6 +65,13 @@ def _models(value: Any) -> Any:
     return list(value)
 
 
+def _targets(value: Any) -> Any:
+    names = list(value) if isinstance(value, list | tuple) else []
+    if value != "all-linear" and not (names and all(isinstance(n, str) and n for n in names)):
+        raise ValueError("be all-linear or a list of layers' names, such as [q_proj, v_proj]")
+    return names or value
+
+
 NUMBER = BeforeValidator(_number)
 Whole = Annotated[int, NUMBER]
 Number = Annotated[float, NUMBER]
@@ -76,6 +83,7 @@ Share = Annotated[float, Field(ge=0, le=1), NUMBER]
 Temperature = Annotated[float, Field(ge=1e-3, le=100), NUMBER]
 Text = Annotated[StrictStr, Field(pattern=r"\S")]
 ModelNames = Annotated[list[str], BeforeValidator(_models)]
+LayerNames = Annotated[str | list[str], BeforeValidator(_targets)]
 
 
 class Section(BaseModel):
@@ -141,6 +149,7 @@ class Models(Section):
     lora: StrictBool
     lora_r: Count
     lora_alpha: Count
+    lora_targets: LayerNames
     gradient_checkpointing: StrictBool
     scratch: Scratch
 

@@ -15,11 +15,23 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.engine.place import mixed_precision, plain_attention, reuse_memory, without_wrappers
+from helpers.engine.heads import next_logits
+from helpers.engine.place import (
+    backbone,
+    inner_model,
+    mixed_precision,
+    one_device,
+    plain_attention,
+    reuse_memory,
+    share_of_batch,
+    without_wrappers,
+)
+from helpers.engine.tokens import encode_response
 from helpers.errors import UserError
 from helpers.profiles import Settings
 
 IGNORED = -100
+LOGITS_AT_ONCE = 2**26  # numbers; 256 MB in float32
 
 
 def encode_example(
@@ -31,9 +43,7 @@ def encode_example(
         ids and labels, equally long; a label is the token itself inside the response and its
         end-of-text token, and -100, which the loss leaves out, inside the prompt.
     """
-    question = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(f" {response.strip()}", add_special_tokens=False)["input_ids"]
-    answer = [*answer, tokenizer.eos_token_id]
+    question, answer = encode_response(tokenizer, prompt, response)
     return question + answer, [IGNORED] * len(question) + answer
 
 
@@ -63,13 +73,33 @@ def response_losses(
                             for i, n in zip(index, pad, strict=True)])
         labels = torch.tensor([encoded[i][1] + [IGNORED] * n
                                for i, n in zip(index, pad, strict=True)])
-        logits = model(input_ids=ids.to(where)).logits[:, :-1].float()
-        losses = nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels[:, 1:].to(where), ignore_index=IGNORED,
-            reduction="none")
+        losses = _token_losses(model, ids.to(where), labels[:, 1:].to(where))
         nats[index] = losses.sum(1).cpu().numpy()
         tokens[index] = (labels[:, 1:] != IGNORED).sum(1).numpy()
     return nats, tokens
+
+
+def _token_losses(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Loss of every token after the first, 0 where its label is ignored: (n, length - 1).
+
+    Logits of a whole batch take four bytes for each row, token and word of the vocabulary, three
+    times over: 20 GB for 64 rows of 500 tokens of GPT-2. Where they are many they are made for
+    tokens that count, a few at a time.
+    """
+    words = inner_model(model).get_output_embeddings().weight.shape[0]
+    if ids.numel() * words <= LOGITS_AT_ONCE:
+        logits = model(input_ids=ids).logits[:, :-1].float()
+        return nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    hidden = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
+    rows, places = (labels != IGNORED).nonzero(as_tuple=True)
+    losses = torch.zeros(labels.shape, device=ids.device)
+    for some in torch.arange(len(rows), device=ids.device).split(max(1, LOGITS_AT_ONCE // words)):
+        row, place = rows[some], places[some]
+        logits = next_logits(model, hidden[row, place]).float()
+        losses[row, place] = nn.functional.cross_entropy(
+            logits, labels[row, place], reduction="none")
+    return losses
 
 
 def response_loss(
@@ -101,15 +131,17 @@ def train_sft(
 ) -> list[dict[str, float]]:
     """Fine-tune in place with TRL's SFTTrainer on rows with `prompt` and `response`.
 
+    What requires a gradient is trained: all weights, or the adapters that a model has when it was
+    loaded with `trains=True` under `models.lora`. TRL computes the loss of response tokens only,
+    256 at a time, so that logits are never there whole. `sft.batch_size` counts the rows of all
+    processes together.
+
     Returns:
         the trainer's log, one row per logged step with `step` and `loss` (nats per token).
     """
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback
-    from trl import (  # what `trl` hands on stands in a table that Pyright does not read
-        SFTConfig,  # pyright: ignore[reportPrivateImportUsage]
-        SFTTrainer,  # pyright: ignore[reportPrivateImportUsage]
-    )
+    from trl import SFTConfig  # pyright: ignore[reportPrivateImportUsage]
 
     reuse_memory()
     bf16 = mixed_precision(settings)
@@ -122,7 +154,8 @@ def train_sft(
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             output_dir=folder, seed=seed, data_seed=seed, num_train_epochs=section.epochs,
-            per_device_train_batch_size=section.batch_size, learning_rate=section.learning_rate,
+            per_device_train_batch_size=share_of_batch(section.batch_size, "sft.batch_size"),
+            learning_rate=section.learning_rate,
             lr_scheduler_type="cosine", warmup_steps=round(section.warmup_share * steps),
             weight_decay=0.0, max_length=None, packing=False, completion_only_loss=True,
             train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 30),
@@ -130,13 +163,29 @@ def train_sft(
             bf16=bf16,
             use_cpu=not next(model.parameters()).is_cuda, dataloader_pin_memory=False,
             eos_token=cast(str, tokenizer.eos_token))
-        trainer = SFTTrainer(model=model, args=config, train_dataset=rows,
+        trainer = _trainer()(model=model, args=one_device(config), train_dataset=rows,
                              processing_class=tokenizer, callbacks=list(callbacks))
+        for parameter in model.parameters():  # TRL made bfloat16 of adapters on a quantised model
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     without_wrappers(model).eval()
     return [{"step": r["step"], "loss": r["loss"]} for r in trainer.state.log_history
             if "loss" in r]
+
+
+def _trainer() -> Any:
+    """TRL's trainer; however many processes there are, a step sees the same rows."""
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(train_dataset)
+            sampler.batch_size *= self.args.world_size  # it groups the rows of one process
+            return sampler
+
+    return Trainer
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> dict[str, list[int]]:

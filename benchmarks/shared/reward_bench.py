@@ -42,8 +42,7 @@ class Bench:
         overrides = {f"models.{key}": value for key, value in models_settings.items()}
         settings = load_profile("embedded", {"threads": self.settings.threads, **overrides})
         torch.manual_seed(seed)
-        model = models.new_reward_model(self.source, self.tokenizer, settings)
-        return models.add_lora(model, settings, "SEQ_CLS") if settings.models.lora else model
+        return models.new_reward_model(self.source, self.tokenizer, settings)
 
     def fit(self, model, pairs: list[Row], seed: int, **options) -> float:
         """Train on `pairs` with the profile's settings; returns processor seconds."""

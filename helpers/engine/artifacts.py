@@ -42,10 +42,10 @@ NOT_MADE_OF = {
           "ppo_trl.best_of", "ppo_trl.scratch.*", "models.gradient_checkpointing"),
     "base": ("models.scratch.classifier_*",),
     "sft": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy",
-            "models.reward_base", "models.quantise"),
+            "models.reward_base"),
     "reward_model": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy"),
     "ppo": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy"),
-    "ppo_trl": ("models.reward_base", "models.quantise"),
+    "ppo_trl": ("models.reward_base",),
 }
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 HASHED = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer.json",
@@ -68,7 +68,11 @@ def save_stage(
 
     Args:
         stage: one of `sft`, `reward_model`, `ppo`, `ppo_trl`, `base`, `classifier`.
-        model, tokenizer: anything with `save_pretrained(folder)`.
+        model, tokenizer: anything with `save_pretrained(folder)`. A language model with adapters,
+            and a reward model with adapters on weights that are not quantised, is stored whole, in
+            float32 with its adapters merged, so that whatever comes next builds on it as on any
+            other. A quantised reward model is stored as adapters and head, beside the name of its
+            backbone.
         metrics: kept in `stage.json`.
         parents: names of the stages this one was made from; their hashes are kept, so that a
             stage whose parent was trained anew counts as stale.
@@ -80,7 +84,7 @@ def save_stage(
     target = Path(settings.artifacts) / stage
     with write_aside(target) as folder:
         if model is not None:
-            model.save_pretrained(str(folder))
+            _save_model(model, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
         info = {
@@ -100,6 +104,17 @@ def save_stage(
         text = json.dumps(info, indent=2, default=float) + "\n"
         (folder / "stage.json").write_text(text, encoding="utf-8")
     return target
+
+
+def _save_model(model: Any, folder: Path) -> None:
+    if not hasattr(model, "merge_and_unload"):
+        model.save_pretrained(str(folder))
+        return
+    from helpers.engine.adapters import in_four_bits, merged
+
+    scores = "SEQ_CLS" in str(model.active_peft_config.task_type)
+    whole = model if scores and in_four_bits(model) else merged(model)
+    whole.save_pretrained(str(folder))
 
 
 @contextlib.contextmanager
@@ -175,6 +190,11 @@ def relevant_settings(stage: str, settings) -> dict[str, Any]:
         part = "classifier" if key.startswith("models.scratch.classifier_") else "base"
         if base_origin(part, settings) != "scratch":
             del chosen[key]  # not read at all
+    if "models.quantised" in chosen:  # what counts is whether this stage's own model is
+        part = "reward" if stage == "reward_model" else "policy"
+        del chosen["models.quantised"]
+        if not settings.models.quantises(part):
+            chosen["models.quantise"] = "none"
     chosen["seed"] = settings.seed
     chosen["data.files"] = sources.fingerprint(settings)
     return dict(sorted(chosen.items()))

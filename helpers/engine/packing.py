@@ -21,8 +21,10 @@ from typing import cast
 
 import torch
 from torch.nn import functional as F
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from helpers.engine.place import backbone
 
 # What some models' attention does besides, and the one below does not.
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias")
@@ -154,6 +156,13 @@ def packed_attention(*models: PreTrainedModel) -> Iterator[None]:
             model.set_attn_implementation(name)
 
 
+def windowed(config: PretrainedConfig) -> bool:
+    """Whether some layer looks at less than all tokens before: it shows in the model's cache."""
+    layers = str(getattr(config, "layer_types", "")) + str(getattr(config, "attention_layers", ""))
+    return any(kind in layers for kind in ("sliding", "local", "linear")) or any(
+        type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
 @torch.no_grad()
 def can_pack(model: PreTrainedModel) -> bool:
     """Whether a model of transformers computes the same for packed sequences as for each alone."""
@@ -161,10 +170,9 @@ def can_pack(model: PreTrainedModel) -> bool:
         return False
     if model.config._attn_implementation not in REPLACED:
         return False
-    # A window that is longer than the few tokens tried out below shows in the model's cache.
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
+    if windowed(model.config):  # it may be longer than the few tokens tried out below
         return False
-    trunk, training = getattr(model, model.base_model_prefix), model.training
+    trunk, training = backbone(model), model.training
     ids = torch.tensor([[0, 1, 2, 2, 1]], device=model.device)
     model.eval()
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +30,10 @@ def device(settings: Settings) -> torch.device:
 
 
 def dtype(settings: Settings) -> torch.dtype:
-    """Type of the weights: `auto` is bfloat16 on a GPU that has it, float32 elsewhere."""
+    """Type of weights that do not train: `auto` is bfloat16 on a GPU that has it, else float32.
+
+    Weights that train are always float32: a step of 1e-5 is lost in what bfloat16 rounds away.
+    """
     if settings.dtype == "auto":
         good = device(settings).type == "cuda" and native_bfloat16()
         return torch.bfloat16 if good else torch.float32
@@ -70,9 +75,60 @@ def mixed_precision(settings: Settings) -> bool:
     return settings.mixed_precision == "auto" and fast_bfloat16(device(settings).type)
 
 
-def inner_model(model: nn.Module) -> nn.Module:
-    """The model itself, or the one that a PEFT model wraps."""
+def inner_model(model: nn.Module) -> Any:
+    """The model of transformers itself, whatever wraps it: data parallelism, PEFT, both or none."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def backbone(model: nn.Module) -> Any:
+    """What makes hidden states of tokens, below any head and inside any wrapper.
+
+    Not `getattr(model, model.base_model_prefix)`: of a PEFT model that is LoRA's own `model` where
+    the prefix is `model` (Llama, Qwen 2, Mistral, Gemma), which gives no hidden states.
+    """
+    inner = inner_model(model)
+    return getattr(inner, inner.base_model_prefix)
+
+
+def forget_precision() -> None:
+    """Let the next `Accelerator()` of this process choose its precision itself.
+
+    Accelerate keeps one state for the process: without this, float32 after a Trainer with `bf16`
+    would quietly be bfloat16. Process groups stay as they are. transformers' Trainer does it too.
+    """
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+
+
+def processes() -> int:
+    """How many processes train together, as `torchrun` and `accelerate launch` tell each."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def one_device(arguments: Any) -> Any:
+    """Arguments of a Trainer that stays on one GPU; more take more processes.
+
+    With several GPUs in one process it would copy the model to each at every step (DataParallel),
+    and copies do not know the forward pass that was given to the model they were made from.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+def share_of_batch(batch_size: int, name: str) -> int:
+    """Rows of a batch that fall to each process, so that any number of them trains the same.
+
+    Raises:
+        UserError: they cannot be shared evenly.
+    """
+    if batch_size % processes():
+        raise UserError(f"{name} is {batch_size}, and {processes()} processes cannot share that "
+                        "evenly; make it a multiple of their number.")
+    return batch_size // processes()
 
 
 def plain_attention(model: nn.Module) -> nn.Module:

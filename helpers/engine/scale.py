@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from helpers.engine.place import inner_model
+
 
 @dataclasses.dataclass
 class RewardScale:
@@ -16,18 +18,20 @@ class RewardScale:
 
     Its raw reward is `head_weight` times what the head says plus `likelihood_weight` (reward per
     nat) times the mean log-probability of the response by its backbone. `mean` and `std` are those
-    of raw rewards on samples of the reference policy; None before they were measured.
+    of raw rewards on samples of the reference policy; None before they were measured. `max_length`
+    is the limit of its training in tokens, beyond which it knows nothing; None where nobody said.
     """
 
     head_weight: float = 1.0
     likelihood_weight: float = 0.0
     mean: float | None = None
     std: float | None = None
+    max_length: int | None = None
 
 
 def scale_of(model: nn.Module) -> RewardScale:
     """The scale of a reward model, with or without adapters around it; changing it changes it."""
-    model = getattr(model, "get_base_model", lambda: model)()
+    model = inner_model(model)
     if not isinstance(getattr(model, "reward_scale", None), RewardScale):
         model.reward_scale = RewardScale()  # pyright: ignore[reportAttributeAccessIssue]
     return model.reward_scale  # pyright: ignore[reportReturnType]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
 ) -> list[list[int]]:
-    """Token ids of each prompt, without special tokens; an empty prompt is an error."""
+    """Token ids of each prompt as the model is used to see a text begin; none may be empty.
+
+    That is with a BOS in front where the tokenizer puts one (Llama, Gemma), and with no other
+    special token than those the prompt spells out.
+    """
     if not prompts:
         raise UserError("There are no prompts to sample from: pass at least one string.")
     for row, prompt in enumerate(prompts):
@@ -39,7 +44,29 @@ def encode_prompts(
             raise UserError(
                 f"Prompt {row} is {prompt!r}; each prompt must be a string that is not empty."
             )
-    return tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    ids = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    return [_begun(tokenizer, prompt) for prompt in ids]
+
+
+@functools.lru_cache(maxsize=16)
+def bos_in_front(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the token that the tokenizer puts in front of a text; None where it puts none."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """A text's ids with the tokenizer's BOS in front, once, also where the text spells it out."""
+    bos = bos_in_front(tokenizer)
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def last_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int], count: int) -> list[int]:
+    """The last `count` tokens of a text; a BOS in front stays and counts."""
+    if len(ids) <= count:
+        return ids
+    bos = bos_in_front(tokenizer)
+    return ids[len(ids) - count:] if bos is None else [bos, *ids[len(ids) - count + 1:]]
 
 
 def encode_response(
@@ -48,10 +75,11 @@ def encode_response(
     """Token ids of a rendered prompt and of its response, the end-of-text token included.
 
     The two are tokenised apart, so that a prompt has the same ids whatever follows it, exactly
-    as when a policy generates the response token by token.
+    as when a policy generates the response token by token. A prompt begins with a BOS where the
+    tokenizer puts one in front of a text, a response never does.
     """
     ids = tokenizer([prompt, " " + response.strip()], add_special_tokens=False)["input_ids"]
-    return list(ids[0]), list(ids[1]) + [tokenizer.eos_token_id]
+    return _begun(tokenizer, list(ids[0])), list(ids[1]) + [tokenizer.eos_token_id]
 
 
 def pad(

@@ -16,15 +16,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.engine.heads import next_logits
+from helpers.engine.packing import windowed
+from helpers.engine.place import backbone, inner_model
 from helpers.engine.scale import read_as, scale_of
 from helpers.engine.tokens import (
     check_tokenizer,
     encode_response,
+    last_tokens,
     pad_responses,
     position_ids,
 )
 from helpers.errors import UserError
 from helpers.reward.pairs import PairBatch, SharedBatch, collate_shared, moved, shared_length
+
+UNTRAINED = 2048  # tokens of a text that a model may score that does not know its training's limit
+AT_LEAST = 256
 
 
 def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -72,11 +79,11 @@ def reward_logits(
     `likelihood_weight` (`use_likelihood`). Returns (batch,) in float32. The positions are counted
     from the mask, so padding moves no token to another position.
     """
-    backbone = getattr(model, model.base_model_prefix)
+    trunk = backbone(model)
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if _takes_positions(type(backbone)):
+    if _takes_positions(type(trunk)):
         inputs["position_ids"] = position_ids(attention_mask)
-    hidden = backbone(**inputs, use_cache=False).last_hidden_state
+    hidden = trunk(**inputs, use_cache=False).last_hidden_state
     rewards = _head(model, pool(hidden, attention_mask))
     if not likelihood_weight(model):
         return rewards
@@ -89,7 +96,9 @@ def reward_logits(
 
 def _head(model: nn.Module, values: torch.Tensor) -> torch.Tensor:
     """What the head adds to the reward: hidden states (n, width) to (n,) in float32."""
-    return scale_of(model).head_weight * model.score(values).squeeze(-1).float()
+    head = inner_model(model).score
+    rewards = head(values.to(head.weight.dtype))  # of a frozen backbone in bfloat16, say
+    return scale_of(model).head_weight * rewards.squeeze(-1).float()
 
 
 def likelihood_weight(model: nn.Module) -> float:
@@ -106,7 +115,7 @@ def use_likelihood(model: nn.Module, weight: float) -> nn.Module:
     per nat; 0 leaves the head alone. Raises UserError for a backbone whose output embedding is not
     its input embedding, since a reward model does not keep the former.
     """
-    if weight and not getattr(model.config, "tie_word_embeddings", True):
+    if weight and not getattr(inner_model(model).config, "tie_word_embeddings", True):
         raise UserError(
             "reward.likelihood needs a backbone that shares input and output embeddings, and this "
             "one does not; set reward.likelihood=0."
@@ -123,10 +132,10 @@ def likelihood_aside(model: nn.Module) -> contextlib.AbstractContextManager[None
 def next_token_logprobs(model: nn.Module, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """log p(next token) by a backbone with tied embeddings, in nats: (n,) in float32.
 
-    hidden: (n, width), last hidden states; ids: (n,), the tokens that followed them.
+    hidden: (n, width), last hidden states; ids: (n,), the tokens that followed them. A soft cap or
+    a scale that the backbone's family puts on its logits is kept.
     """
-    table = model.get_input_embeddings().weight
-    logits = F.linear(hidden.to(table.dtype), table)
+    logits = next_logits(model, hidden)
     with torch.autocast(logits.device.type, enabled=False):  # no copy of the logits in float32
         return -F.cross_entropy(logits, ids, reduction="none").float()
 
@@ -149,15 +158,15 @@ def pair_rewards(
         rewards = reward_logits(
             model, batch["input_ids"], batch["attention_mask"], pool, batch["response_mask"])
         return rewards.chunk(2)
-    segment, backbone = batch["segment"], getattr(model, model.base_model_prefix)
+    segment = batch["segment"]
     n, length = segment.shape
     ones = torch.ones(length, length, dtype=torch.bool, device=segment.device)
     reader, read = segment.unsqueeze(2), segment.unsqueeze(1)
     visible = ones.tril() & ((read == 0) | (read == reader))
-    dtype = model.score.weight.dtype
+    dtype = inner_model(model).get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled(segment.device.type):
         dtype = torch.get_autocast_dtype(segment.device.type)
-    hidden = backbone(
+    hidden = backbone(model)(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         attention_mask=torch.zeros(n, 1, length, length, dtype=dtype, device=segment.device)
@@ -184,23 +193,33 @@ def can_share_prompts(model: nn.Module) -> bool:
     It needs explicit positions and full attention: a window counted in columns would reach over
     from one response into the other, and recurrent models have no mask at all.
     """
-    config, backbone = model.config, getattr(model, model.base_model_prefix)
-    layers = str(getattr(config, "layer_types", "")) + str(getattr(config, "attention_layers", ""))
-    windowed = "sliding" in layers or "local" in layers or "linear" in layers
+    config = inner_model(model).config
     attention = getattr(config, "_attn_implementation", "eager")
     return (
-        _takes_positions(type(backbone)) and not windowed and attention in ("eager", "sdpa")
+        attention in ("eager", "sdpa") and _takes_positions(type(backbone(model)))
+        and not windowed(config)
     )
 
 
 @functools.cache
-def _takes_positions(backbone: type[nn.Module]) -> bool:
-    return "position_ids" in inspect.signature(backbone.forward).parameters
+def _takes_positions(kind: type[nn.Module]) -> bool:
+    return "position_ids" in inspect.signature(kind.forward).parameters
 
 
 def position_limit(model: nn.Module) -> int | None:
     """The most tokens that a model can read at once; None where it sets no limit."""
-    return getattr(model.config, "max_position_embeddings", None)
+    return getattr(inner_model(model).config, "max_position_embeddings", None)
+
+
+def scoring_limit(model: nn.Module, max_length: int | None = None) -> int:
+    """The most tokens of a text that are scored: `max_length`, never more than the positions.
+
+    None: the limit of the model's training, beyond which it has learned nothing, or `UNTRAINED`
+    where it does not know one; but not below `AT_LEAST`, which any memory holds.
+    """
+    if max_length is None:
+        max_length = max(scale_of(model).max_length or UNTRAINED, AT_LEAST)
+    return min(max_length, position_limit(model) or max_length)
 
 
 @torch.no_grad()
@@ -214,16 +233,16 @@ def score(
 ) -> np.ndarray:
     """Raw rewards of responses to rendered prompts: (n,) float64, in the order given.
 
-    Texts are batched longest first to save padding and cut from the left where they are longer
-    than `max_length` or than the model has positions. An empty response has a reward too: that
-    of ending the text at once.
+    Texts are batched longest first to save padding, and their prompts lose their beginning where
+    they are longer than `scoring_limit` says. An empty response has a reward too: that of ending
+    the text at once.
     """
     if len(prompts) != len(responses):
         raise UserError(f"{len(prompts)} prompts but {len(responses)} responses to score.")
     check_tokenizer(tokenizer)
-    limit = min(max_length or 1 << 30, position_limit(model) or 1 << 30)
+    limit = scoring_limit(model, max_length)
     parts = [encode_response(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
-    texts = [(prompt + response)[-limit:] for prompt, response in parts]
+    texts = [last_tokens(tokenizer, prompt + response, limit) for prompt, response in parts]
     starts = [max(0, len(text) - len(response))
               for text, (_, response) in zip(texts, parts, strict=True)]
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -252,7 +271,7 @@ def score_pairs(
     and right to about two decimals.
     """
     check_tokenizer(tokenizer)
-    limit = min(max_length or 1 << 30, position_limit(model) or 1 << 30)
+    limit = scoring_limit(model, max_length)
     together = []
     if can_share_prompts(model):
         for row, pair in enumerate(pairs):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from helpers.engine.kinds import EncodedPair, PairText
-from helpers.engine.tokens import encode_response, pad, pad_responses
+from helpers.engine.tokens import encode_response, last_tokens, pad, pad_responses
 from helpers.errors import UserError
 
 
@@ -37,12 +37,13 @@ def encode_pairs(
         if response_length > 0.75 * max_length:
             continue
         cut = max(0, len(prompt_ids) + response_length - max_length)
+        kept = last_tokens(tokenizer, prompt_ids, len(prompt_ids) - cut)
         encoded.append(
             {
-                "chosen_ids": prompt_ids[cut:] + chosen_ids,
-                "rejected_ids": prompt_ids[cut:] + rejected_ids,
-                "prompt_length": len(prompt_ids) - cut,
-                "length": len(prompt_ids) - cut + response_length,
+                "chosen_ids": kept + chosen_ids,
+                "rejected_ids": kept + rejected_ids,
+                "prompt_length": len(kept),
+                "length": len(kept) + response_length,
                 "cut": cut,
                 "margin": float(pair.get("margin") or 0.0),
                 "row": row,

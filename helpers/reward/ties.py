@@ -7,6 +7,7 @@ stands Davidson's (1970) extension of Bradley-Terry, which gets ties out of a re
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PrinterCallback, Trainer
 
 from helpers import world
-from helpers.engine.place import device, without_wrappers
-from helpers.engine.tokens import check_tokenizer, encode_response, pad
+from helpers.engine.place import device, one_device, without_wrappers
+from helpers.engine.tokens import check_tokenizer, encode_response, last_tokens, pad
 from helpers.errors import UserError
 from helpers.models import disable_dropout
 from helpers.reward.model import reward_logits
@@ -53,7 +54,7 @@ def encode_comparison(
     responses = first_ids + second_ids
     if len(responses) > 0.75 * max_length:
         return None
-    return prompt_ids[max(0, len(prompt_ids) + len(responses) - max_length):] + responses
+    return last_tokens(tokenizer, prompt_ids, max_length - len(responses)) + responses
 
 
 def encode_comparisons(
@@ -153,12 +154,10 @@ class ComparisonTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
+        self.model.forward = functools.partial(reward_logits, self.model)  # as in `PairTrainer`
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # As in `PairTrainer`: Trainer's own autocast wraps `model.forward`, which is not called.
-        kind = inputs["input_ids"].device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.args.bf16):
-            logits = reward_logits(model, inputs["input_ids"], inputs["attention_mask"])
+        logits = model(inputs["input_ids"], inputs["attention_mask"])
         loss = F.cross_entropy(logits, inputs["label"])
         if not torch.isfinite(loss):
             rows = ", ".join(str(row) for row in inputs["row"].tolist())
@@ -216,7 +215,7 @@ def train_comparison_model(
         evaluations=evaluations))
     arguments.label_names = ["label"]
     trainer = ComparisonTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=validation,
+        model=model, args=one_device(arguments), train_dataset=train, eval_dataset=validation,
         data_collator=collate,
         compute_metrics=lambda p: {
             "accuracy": float((p.predictions.argmax(1) == p.label_ids).mean())
@@ -250,7 +249,7 @@ def compare(
     for row in rows:
         prompt_ids, first = encode_response(tokenizer, row["prompt"], row["response_a"])
         second = encode_response(tokenizer, "", row["response_b"])[1]
-        texts.append((prompt_ids + first + second)[-limit:])
+        texts.append(last_tokens(tokenizer, prompt_ids + first + second, limit))
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     probabilities = np.zeros((len(rows), 3))
     model.eval()

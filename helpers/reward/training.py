@@ -14,7 +14,14 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
 from helpers.engine.kinds import PairText
-from helpers.engine.place import mixed_precision, plain_attention, without_wrappers
+from helpers.engine.place import (
+    inner_model,
+    mixed_precision,
+    one_device,
+    plain_attention,
+    share_of_batch,
+    without_wrappers,
+)
 from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
 from helpers.profiles import (
@@ -64,15 +71,15 @@ class PairTrainer(Trainer):
 
     def __init__(self, *args, loss_fn, pool_fn, margin: float, share_prompts: bool, **kwargs):
         super().__init__(*args, **kwargs)
-        self.loss_fn, self.pool_fn, self.margin = loss_fn, pool_fn, margin
+        self.loss_fn, self.margin = loss_fn, margin
         self.share_prompts = share_prompts
         self.model_accepts_loss_kwargs = False
+        # What is called is the model, in whatever wraps it: autocast, and DDP, which would not
+        # average gradients otherwise. `without_wrappers` gives it its own forward back.
+        self.model.forward = functools.partial(pair_rewards, self.model, pool=pool_fn)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # Trainer's own autocast wraps `model.forward`, which `pair_rewards` does not call.
-        kind = inputs["input_ids"].device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.args.bf16):
-            chosen, rejected = pair_rewards(model, inputs, pool=self.pool_fn)
+        chosen, rejected = model(inputs)
         # The margin is a training device: evaluation measures the plain likelihood.
         margin = inputs["margin"] + self.margin if model.training else 0.0
         loss = self.loss_fn(chosen, rejected, margin)
@@ -108,7 +115,7 @@ class RewardConfig:
     """How a reward model is trained. Lengths are in tokens, the margin in units of reward."""
 
     epochs: Positive = 1
-    batch_size: Count = 32  # pairs
+    batch_size: Count = 32  # pairs, of all processes together
     gradient_accumulation: Count = 1  # batches per optimiser step
     learning_rate: Positive = 3e-4
     warmup_share: Share = 0.05
@@ -170,8 +177,9 @@ def train_reward_model(
         raise UserError(
             f"reward.max_length is {config.max_length}, but the model has only {limit} positions."
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    config_of_model = inner_model(model).config
+    if config_of_model.pad_token_id is None:
+        config_of_model.pad_token_id = tokenizer.pad_token_id
     train = encode_pairs(tokenizer, train_pairs, config.max_length)
     validation = encode_pairs(tokenizer, validation_pairs, config.max_length, longest_first=True)
     if share_prompts is None:
@@ -182,7 +190,7 @@ def train_reward_model(
     stopping = [EarlyStoppingCallback(config.patience)] if config.patience else []
     trainer = PairTrainer(
         model=model,
-        args=training_arguments(model, folder, len(train), config),
+        args=one_device(training_arguments(model, folder, len(train), config)),
         train_dataset=train,
         eval_dataset=validation,
         data_collator=functools.partial(collate, pad_token_id=tokenizer.pad_token_id),
@@ -213,8 +221,8 @@ def training_arguments(
     report_to = config.report_to
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=2 * config.batch_size,
+        per_device_train_batch_size=share_of_batch(config.batch_size, "reward.batch_size"),
+        per_device_eval_batch_size=2 * share_of_batch(config.batch_size, "reward.batch_size"),
         gradient_accumulation_steps=config.gradient_accumulation,
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,

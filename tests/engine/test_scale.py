@@ -27,7 +27,7 @@ def test_a_stage_of_a_reward_model_is_loaded_with_its_scale(lora, tmp_path):
     np.testing.assert_allclose(
         judge(prompts, texts), reward.reward_function(model, tokenizer)(prompts, texts), atol=1e-5)
     loaded, _ = models.load_stage(settings, "reward_model")
-    assert scale_of(loaded) == RewardScale(1.0, 0.7, mean, std)
+    assert scale_of(loaded) == RewardScale(1.0, 0.7, mean, std, settings.reward.max_length)
 
 
 def test_what_is_changed_for_a_block_is_as_before_after_it():

@@ -139,7 +139,6 @@ def test_a_backbone_in_four_bits_is_trained_through_its_adapters_alone(tokenizer
     make_scorer(tokenizer).save_pretrained(tmp_path / "base")
     settings = load_profile("embedded", {"models.quantise": "nf4", "models.lora": True})
     model = models.new_reward_model(tmp_path / "base", tokenizer, settings)
-    model = models.add_lora(model, settings, "SEQ_CLS")
     packed = {n: p.clone() for n, p in model.named_parameters() if p.dtype == torch.uint8}
     head = model.score.weight.clone()
     assert len(packed) == 8  # four matrices in each of two layers

@@ -1,0 +1,51 @@
+"""From hidden states to logits, as the model's own class does it.
+
+Most families multiply by the output embedding and are done; some scale what comes out (Cohere,
+Granite) or bend it (Gemma 2). The class knows; so it is asked, with hidden states that are given
+in place of those its backbone would make.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
+
+from helpers.engine.place import inner_model
+
+_heads: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
+
+
+class _Given(nn.Module):
+    """In place of a backbone: the hidden states are what it was called with."""
+
+    def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Output:
+        return Output(last_hidden_state=inputs_embeds)  # pyright: ignore[reportArgumentType]
+
+
+def next_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits of the next token, (n, vocabulary), from last hidden states (n, width).
+
+    `model`: a causal language model, or a classifier whose input embedding is also that of the
+    outputs; with or without adapters.
+    """
+    inner = inner_model(model)
+    layer = inner.get_output_embeddings()
+    if inner not in _heads:
+        with torch.device("meta"):  # a model without memory
+            made = AutoModelForCausalLM.from_config(inner.config).eval()
+        last = made.get_output_embeddings()
+        name = next(name for name, module in made.named_modules() if module is last)
+        setattr(made, made.base_model_prefix, _Given())
+        _heads[inner] = made, name
+    head, name = _heads[inner]
+    if layer is not None:
+        setattr(head, name, layer)
+    weight = inner.get_input_embeddings().weight if layer is None else layer.weight
+    if layer is None and getattr(head, name).weight is not weight:
+        getattr(head, name).weight = weight
+    return head(inputs_embeds=hidden[None].to(weight.dtype), use_cache=False).logits[0]
