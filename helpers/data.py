@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
+from helpers.engine import hub
 from helpers.engine.kinds import Comparison, Demonstration, KnownText, Pair, Review, Row
 from helpers.engine.rows import (
     ASSISTANT,
@@ -37,7 +40,6 @@ from helpers.engine.rows import (
     read_rows,
     render_example,
     render_prompt,
-    sentence,
 )
 from helpers.engine.sources import OOD, SPLITS, demonstration_source, location, source_of
 from helpers.errors import UserError
@@ -223,17 +225,38 @@ def policy_prompts(settings: Settings, tokenizer: Any) -> tuple[list[str], list[
 
 
 def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], Any]) -> list:
-    if split == OOD and source_of(settings, kind) != "embedded":
+    """A split's rows, of which callers may do with as they like; all but reviews are shuffled."""
+    embedded = source_of(settings, kind) == "embedded"
+    if split == OOD and not embedded:
         raise UserError(f"data.{kind}: only the embedded world has the split {OOD!r}.")
     if split not in (*SPLITS, OOD):
         raise UserError(f"split {split!r} is not known; choose one of {', '.join(SPLITS)}, {OOD}.")
     path, own = location(settings, kind, split)
     if path is not None:
-        rows, name = read_rows(path), path.name
+        paths, name = [path], path.name
     else:
-        rows, name, own = _hub_rows(source_of(settings, kind), kind, split)
-    converted = convert_rows(rows, convert, kind, name)
-    return converted if own is None else [r for r in converted if _carved_split(r, own) == split]
+        paths, name, own = _hub_files(source_of(settings, kind), split, f"data.{kind}")
+    stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+    rows = _converted(stamps, convert, kind, name)
+    if own is not None:
+        rows = [r for r in rows if _carved_split(r, own) == split]
+    if not embedded and kind != "reviews":  # the embedded rows were written in a random order
+        rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    return [dict(r) if isinstance(r, dict) else r for r in rows]
+
+
+@lru_cache(maxsize=16)
+def _converted(
+    stamps: tuple[tuple[Path, int, int], ...], convert: Callable[[Row], Any], kind: str, name: str
+) -> tuple:
+    """The rows of files, kept for as long as their time and size stay (the last 16 sets)."""
+    return tuple(convert_rows(
+        (row for path, *_ in stamps for row in read_rows(path)), convert, kind, name))
+
+
+@cache
+def _hub_files(source: str, split: str, what: str) -> tuple[list[Path], str, set[str] | None]:
+    return hub.dataset_files(source, split, what)
 
 
 def _carved_split(row: Row | str, own: Iterable[str]) -> str:
@@ -245,32 +268,3 @@ def _carved_split(row: Row | str, own: Iterable[str]) -> str:
     if "validation" not in own and TEST_PERCENT <= draw < TEST_PERCENT + VALIDATION_PERCENT:
         return "validation"
     return "train"
-
-
-def _hub_rows(source: str, kind: str, split: str) -> tuple[Iterable[Row], str, set[str] | None]:
-    """Rows of a hub dataset, `owner/name[/data_dir][:split]`.
-
-    Returns the rows, a name for messages, and None when they are the wanted split already, or the
-    set of splits the dataset has of its own when the wanted one must be carved from training rows.
-    """
-    from datasets import get_dataset_split_names, load_dataset
-
-    spec, _, fixed = source.partition(":")
-    parts = spec.split("/")
-    if len(parts) < 2:
-        raise UserError(f"data.{kind}: {source!r} is neither a file nor a folder nor a hub id of "
-                        "the form owner/name.")
-    repo, data_dir = "/".join(parts[:2]), "/".join(parts[2:]) or None
-    options = {"data_dir": data_dir} if data_dir else {}
-    try:
-        if fixed:
-            return load_dataset(repo, split=fixed, **options), f"{repo} ({fixed})", set()
-        names = set(SPLITS) & set(get_dataset_split_names(repo, **options))
-        if split in names and (split != "train" or set(SPLITS) <= names):
-            return load_dataset(repo, split=split, **options), f"{repo} ({split})", None
-        return load_dataset(repo, split="train", **options), f"{repo} (train)", names - {"train"}
-    except UserError:
-        raise
-    except Exception as error:  # the hub client raises a dozen kinds for one fact: not to be had
-        raise UserError(f"data.{kind}: {source} could not be loaded from the hub: "
-                        f"{sentence(error)}.") from error

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from helpers.engine.kinds import RewardFn
 
+LOGITS = 2**26  # numbers held at once, 256 MB in float32; the softmax takes as many again
+
 
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
@@ -314,18 +316,28 @@ def bits_per_byte(
     nats, size = 0.0, 0
     rows.sort(key=len)  # alike lengths share a batch, so that little is padded
     with torch.no_grad():
-        for i in range(0, len(rows), batch_size):
-            batch = rows[i : i + batch_size]
+        while rows:
+            batch = _as_many_as_fit(
+                rows, batch_size, getattr(model.config, "vocab_size", None) or 1)
+            rows = rows[len(batch) :]
             width = max(len(r) for r in batch)
             ids = torch.tensor([[start, *r] + [start] * (width - len(r)) for r in batch])
             real = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in batch]).bool()
             mask = torch.cat([torch.ones(len(batch), 1), real], 1).long()
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-            logp = torch.log_softmax(logits[:, :-1].float().cpu(), -1)
-            taken = logp.gather(-1, ids[:, 1:, None]).squeeze(-1)
+            logp = torch.log_softmax(logits[:, :-1].float(), -1)
+            taken = logp.gather(-1, ids[:, 1:, None].to(device)).squeeze(-1).cpu()
             nats -= float(taken.masked_fill(~real, 0.0).double().sum())
             size += sum(len(tokenizer.decode(r).encode("utf-8")) for r in batch)
     return nats / math.log(2) / max(size, 1)
+
+
+def _as_many_as_fit(rows: Sequence[list[int]], most: int, words: int) -> Sequence[list[int]]:
+    """The first rows, shorter ones first: `most`, or what keeps the logits within 256 MB."""
+    count = 1
+    while count < min(most, len(rows)) and (count + 1) * len(rows[count]) * words <= LOGITS:
+        count += 1
+    return rows[:count]
 
 
 def measure(

@@ -22,9 +22,11 @@ from transformers import (
 )
 
 from helpers import scratch
+from helpers.engine import hub
 from helpers.engine.adapters import in_four_bits
 from helpers.engine.artifacts import stage_info
 from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
+from helpers.engine.hub import patiently
 from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
 from helpers.engine.scale import scale_from_metrics, scale_of
 from helpers.errors import UserError
@@ -98,7 +100,7 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
         smallest = next(iter(zoo()))
         named[smallest] = str(EMBEDDED / "zoo" / smallest)
     named |= {Path(source).name: str(source) for source in more}
-    return {**named, Path(base).name: base}
+    return {**named, Path(base.partition("@")[0]).name: base}
 
 
 def zoo() -> dict[str, dict[str, Any]]:
@@ -134,7 +136,8 @@ def load_causal(
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """A language model's tokenizer alone, prepared as with its model."""
     with _clear_errors("tokenizer", source):
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        name, options = hub.pretrained(source)
+        tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
     prepare_tokenizer(tokenizer, None)
     return tokenizer
 
@@ -144,7 +147,8 @@ def load_scorer(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier (reward model or sentiment classifier) and its tokenizer."""
     with _clear_errors("classifier or reward model", source):
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        name, options = hub.pretrained(source)
+        tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
         if (Path(source) / "adapter_config.json").is_file():
             return _with_adapters(source, tokenizer, settings, trains).eval(), tokenizer
         auto = AutoModelForSequenceClassification
@@ -162,7 +166,8 @@ def _with_adapters(
     from peft import PeftConfig, PeftModel
 
     config = PeftConfig.from_pretrained(str(folder))
-    model = _reward_model(str(config.base_model_name_or_path), tokenizer, settings)
+    revision = f"@{config.revision}" if config.revision else ""
+    model = _reward_model(f"{config.base_model_name_or_path}{revision}", tokenizer, settings)
     model = PeftModel.from_pretrained(
         _ready_for_adapters(model), str(folder), is_trainable=trains)
     return _placed(_checkpointed(model, settings) if trains else model, settings)
@@ -210,9 +215,11 @@ def new_reward_model(
     arXiv:2009.01325) do, so that rewards start near one another. Weights that train are float32;
     with `models.lora` these are adapters and the head.
     """
-    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
-    with _clear_errors("reward model's backbone", name):
-        model = _reward_model(name, tokenizer, settings)
+    if isinstance(source, PreTrainedModel):
+        revision = getattr(source, "hub_revision", None)
+        source = source.name_or_path + (f"@{revision}" if revision else "")
+    with _clear_errors("reward model's backbone", source):
+        model = _reward_model(str(source), tokenizer, settings)
     if getattr(model.score, "bias", None) is not None:
         nn.init.zeros_(model.score.bias)
     nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
@@ -240,7 +247,8 @@ def add_lora(model: nn.Module, settings: Settings, task: str = "CAUSAL_LM") -> A
         task_type=task, r=settings.models.lora_r, lora_alpha=settings.models.lora_alpha,
         target_modules=settings.models.lora_targets,
         modules_to_save=["score"] if task == "SEQ_CLS" else None)
-    model = get_peft_model(_ready_for_adapters(model), config)
+    model = get_peft_model(_ready_for_adapters(model), config,
+                           revision=getattr(model, "hub_revision", None))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -285,7 +293,10 @@ def _pretrained(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype(settings))
         options["device_map"] = {"": device(settings)}
-    return auto.from_pretrained(str(source), **options)
+    name, found = hub.pretrained(source)
+    model = patiently(lambda: auto.from_pretrained(name, **options, **found))
+    model.hub_revision = found.get("revision")  # for whoever loads the same weights again by name
+    return model
 
 
 def _placed(model: Any, settings: Settings) -> Any:
@@ -311,6 +322,8 @@ class _clear_errors:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, OSError | ValueError) and not isinstance(error, UserError):
+            if not Path(self.source).exists() and hub.parse(str(self.source)):
+                raise UserError(f"the {self.what} {hub.refusal(error, self.source)}") from error
             first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(f"the {self.what} {self.source} could not be loaded ({first}); give a "
                             "folder made by the course or a hub id such as owner/name.") from error

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -425,8 +425,9 @@ def _schema() -> dict[str, Any]:
 
 @cache
 def _model_of(kind: type) -> type[BaseModel]:
-    return create_model(kind.__name__, **{
-        key: (hint, ...) for key, hint in get_type_hints(kind, include_extras=True).items()})
+    fields: dict[str, Any] = {
+        key: (hint, ...) for key, hint in get_type_hints(kind, include_extras=True).items()}
+    return create_model(kind.__name__, **fields)
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -495,8 +496,8 @@ def _checked(
 
 def _field(model: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo | None:
     for part in loc[:-1]:
-        model = model.model_fields[part].annotation
-    return model.model_fields.get(loc[-1])
+        model = cast(type[BaseModel], model.model_fields[str(part)].annotation)
+    return model.model_fields.get(str(loc[-1]))
 
 
 def _right(field: FieldInfo, error: Mapping[str, Any], example: Any) -> str | None:

@@ -183,6 +183,26 @@ class _Bytes:
         return bytes(ids).decode()
 
 
+def test_bits_per_byte_holds_few_logits_at_once_and_does_not_change_by_it(monkeypatch):
+    shapes = []
+
+    class Watched(_Uniform):
+        def __call__(self, input_ids, attention_mask):
+            shapes.append(tuple(input_ids.shape))
+            logits = input_ids[..., None] / 99 * torch.arange(256.0) / 99
+            return SimpleNamespace(logits=logits)
+
+    texts = ["a", "bcd", "efgh" * 3, "ij" * 20, "k" * 41]
+    model = Watched(256)
+    model.config.max_position_embeddings = 64
+    whole = ev.bits_per_byte(model, _Bytes(), texts)
+    assert shapes == [(5, 42)]
+    monkeypatch.setattr(ev, "LOGITS", 256 * 45)
+    model.config.vocab_size = 256
+    assert ev.bits_per_byte(model, _Bytes(), texts) == pytest.approx(whole)
+    assert shapes[1:] == [(3, 13), (1, 41), (1, 42)]
+
+
 def test_bits_per_byte_of_a_uniform_byte_model_is_eight():
     texts = ["ab", "longer than the context of sixteen tokens", "", "x"]
     assert ev.bits_per_byte(_Uniform(256), _Bytes(), texts, batch_size=2) == pytest.approx(8)

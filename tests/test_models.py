@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from families import make_family
 from support import TEXTS, from_scratch
 
-from helpers import models
+from helpers import course, models
+from helpers.engine.place import backbone
 from helpers.errors import UserError
 from helpers.evaluation import bits_per_byte
 from helpers.profiles import load_profile
@@ -83,3 +85,53 @@ def test_dropout_that_is_a_plain_number_is_switched_off_too():
     assert not torch.equal(model(ids).logits, model(ids).logits)
     models.disable_dropout(model)
     assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_trains_is_float32_and_what_is_frozen_may_be_bfloat16(tmp_path, lora):
+    """A step of 1e-5 on a weight of .1 is lost in bfloat16, which has three digits."""
+    make_family("llama", tmp_path / "base")
+    settings = load_profile("embedded", {
+        "models.base": str(tmp_path / "base"), "dtype": "bfloat16", "models.lora": lora,
+        "out": str(tmp_path)})
+    frozen, tokenizer = models.load_base(settings)
+    policy, _ = models.load_base(settings, trains=True)
+    judge = models.new_reward_model(tmp_path / "base", tokenizer, settings)
+    assert {p.dtype for p in frozen.parameters()} == {torch.bfloat16}
+    for model in (policy, judge):
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+        assert backbone(model).dtype == (torch.bfloat16 if lora else torch.float32)
+    course.save_stage("reward_model", settings, judge, tokenizer)
+    loaded, _ = models.load_stage(settings, "reward_model")
+    assert loaded.dtype == torch.bfloat16 and loaded.score.weight.dtype == torch.float32
+    again, _ = models.load_stage(settings, "reward_model", trains=True)
+    assert {p.dtype for p in again.parameters() if p.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize("way", [{}, {"models.lora": True}])
+def test_checkpointing_is_switched_on_where_a_model_trains(tmp_path, way):
+    make_family("qwen2", tmp_path / "base")
+    ids = torch.arange(20)[None]
+    gradients = []
+    for on in (False, True):
+        settings = load_profile("embedded", {
+            "models.base": str(tmp_path / "base"), "models.gradient_checkpointing": on, **way})
+        torch.manual_seed(0)
+        model, _ = models.load_base(settings, trains=True)
+        assert backbone(model).is_gradient_checkpointing == on
+        model.train()(input_ids=ids, labels=ids).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()
+                                    if p.grad is not None]))
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("wrap", ["PEFT", "DDP's place", "none"])
+def test_the_backbone_is_found_in_whatever_wraps_the_model(tmp_path, wrap):
+    make_family("llama", tmp_path / "base")
+    settings = load_profile("embedded", {"models.lora": wrap == "PEFT"})
+    tokenizer = models.load_tokenizer(tmp_path / "base")
+    model = models.new_reward_model(tmp_path / "base", tokenizer, settings)
+    if wrap == "DDP's place":
+        model = torch.nn.DataParallel(model)
+    assert backbone(model)(input_ids=torch.tensor([[1, 2]])).last_hidden_state.shape == (1, 2, 32)

@@ -10,8 +10,9 @@ import tomllib
 import pytest
 import yaml
 
-from helpers.course import cli, doctor, environment, execute
+from helpers.course import cli, doctor, environment, execute, fit
 from helpers.paths import ROOT
+from helpers.profiles import load_profile, profile_names
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What a hosted Colab runtime had in August 2026.
@@ -70,6 +71,22 @@ def test_conda_reads_the_same_pins():
     assert pip == "pip" and extra == {"pip": ["-r requirements.txt"]}
     assert tuple(map(int, python.removeprefix("python=").split("."))) >= (3, 11)
     assert environment["name"] == PROJECT["name"] == "rlhf-notebooks"
+
+
+def test_the_line_for_colab_installs_what_every_profile_needs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    extras = re.search(r"%pip install .*-e \"\.\[([\w,]+)\]\"", readme)[1].split(",")
+    installed = PROJECT["dependencies"] + sum(
+        (PROJECT["optional-dependencies"][extra] for extra in extras), [])
+    assert any(spec.startswith("bitsandbytes") for spec in installed)
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_every_hub_id_of_a_profile_stands_with_its_licence_in_the_readme(profile):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| \[([\w./-]+)\]\(\S+\) \| .+ \| (.+) \|$", readme, re.M))
+    for download in fit.downloads(load_profile(profile)):
+        assert rows[fit.ID.fullmatch(download.source)[1]]
 
 
 def imported(source: str) -> set[str]:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, family_tokenizer, make_family
 
-from helpers import scratch, sft
+from helpers import models, scratch, sft
 from helpers.engine import place
 from helpers.errors import UserError
 from helpers.profiles import load_profile
@@ -76,3 +77,31 @@ def test_rows_longer_than_the_limit_are_left_out_and_none_left_is_an_error(base)
     assert sft.short_rows(tokenizer, [*ROWS[:3], long], 60) == ROWS[:3]
     with pytest.raises(UserError, match="no demonstration fits"):
         sft.short_rows(tokenizer, [long], 60)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_logits_are_made_for_response_tokens_only_a_few_at_a_time(tmp_path, monkeypatch, family):
+    settings = load_profile("embedded", {"models.base": str(make_family(family, tmp_path))})
+    model, tokenizer = models.load_base(settings)
+    whole, tokens = sft.response_losses(model, tokenizer, ROWS[:24])
+    words, seen = model.get_output_embeddings().weight.shape[0], []
+    model.get_output_embeddings().register_forward_hook(
+        lambda module, given, made: seen.append(made.numel() // words))
+    monkeypatch.setattr(sft, "LOGITS_AT_ONCE", 10 * words)
+    nats, _ = sft.response_losses(model, tokenizer, ROWS[:24])
+    np.testing.assert_allclose(nats, whole, rtol=1e-4)
+    assert max(seen) <= 10 and sum(seen) == tokens.sum()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_begins_as_the_tokenizer_begins_it_once(family):
+    tokenizer = family_tokenizer(family)
+    prompt, answer = ROWS[0]["prompt"], ROWS[0]["response"]
+    ids, labels = sft.encode_example(tokenizer, prompt, answer)
+    assert ids[:-1] == tokenizer(f"{prompt} {answer}")["input_ids"]
+    starts = FAMILIES[family][2]
+    assert (ids[0] == tokenizer.bos_token_id) == starts
+    assert ids[:-1].count(tokenizer.bos_token_id) == int(starts)
+    assert labels[0] == sft.IGNORED
+    if starts:  # a prompt that spells it out, as a chat template does, has it once as well
+        assert sft.encode_example(tokenizer, tokenizer.bos_token + prompt, answer)[0] == ids

@@ -1,9 +1,9 @@
 """The course itself: what a notebook calls, and the command line around the notebooks.
 
 A notebook says `from helpers import course` and then uses `course.start`, `course.versions`,
-`course.pipeline`, `course.record`, `course.verdict`, `course.benchmark`, `course.require` and
-`course.save_stage`. They are read on first use, because the command line has to start on a Python
-that has nothing installed.
+`course.pipeline`, `course.record`, `course.verdict`, `course.text_warning`, `course.benchmark`,
+`course.require` and `course.save_stage`. They are read on first use, because the command line has
+to start on a Python that has nothing installed.
 """
 
 import importlib
@@ -14,6 +14,7 @@ _API = {
     "pipeline": "course.report",
     "record": "course.report",
     "verdict": "course.report",
+    "text_warning": "course.report",
     "benchmark": "course.report",
     "require": "course.stages",
     "save_stage": "engine.artifacts",

@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--notebooks", metavar="NN,NN", help="numbers, such as 04,05")
     for sub in (course, run):
         sub.add_argument("--profile", default="embedded",
-                         help="embedded, gpt2, a100 or a YAML file")
+                         help="embedded, smollm2, gpt2, a100 or a YAML file")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                          help="override a setting, such as ppo.kl_coef=0.1; may be repeated")
         sub.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE",
@@ -104,7 +104,10 @@ def build_parser() -> argparse.ArgumentParser:
     command("sync", "write the helpers' source into the notebooks' cells that show it")
     data = command("data", "build the embedded world again (data/build.py)")
     data.epilog = "Other arguments are handed to data/build.py."
-    command("doctor", "say what is installed and what would not work")
+    doctor = command("doctor", "say what is installed and what would not work")
+    doctor.add_argument("--profile", help="print its memory plan and downloads as well")
+    doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                        help="override a setting of the profile; may be repeated")
     refresh = command("refresh", "execute notebooks and store their outputs in notebooks/")
     refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
     refresh.add_argument("--stored", action="store_true",
@@ -221,7 +224,18 @@ def _data(arguments) -> int:
 def _doctor(arguments) -> int:
     from helpers.course import doctor
 
-    return doctor.doctor()
+    status = doctor.doctor()
+    if arguments.profile is None and not arguments.settings:
+        return status
+    print()
+    try:
+        from helpers.course import fit, runner
+        return fit.fit(arguments.profile or "embedded",
+                       runner.parse_assignments(arguments.settings)) or status
+    except ImportError as error:
+        print(f"MISSING  {error.name}: the profile can be looked at once the packages above are "
+              "installed.")
+        return 1
 
 
 def _results(arguments) -> int:

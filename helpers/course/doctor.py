@@ -26,6 +26,7 @@ OPTIONAL = {
     "nbval": "`make regress` needs it",
     "pytest": "`make test` needs it",
     "ruff": "`make lint` needs it",
+    "check-jsonschema": "`make lint` needs it",
 }
 NEEDED_GB = {"memory": 4.0, "disk": 2.0}
 DATA = (
@@ -85,7 +86,7 @@ def ranges(path: Path = ROOT / "pyproject.toml") -> dict[str, str]:
     groups = project.get("optional-dependencies", {}).values()
     specs = [*project["dependencies"], *(spec for group in groups for spec in group)]
     parts = [re.match(r"([A-Za-z0-9_.-]+)\s*(.*)", spec) for spec in specs]
-    return {m[1]: m[2].replace(" ", "") for m in parts}
+    return {m[1]: m[2].replace(" ", "") for m in parts if m}
 
 
 def admits(spec: str, version: str) -> bool:
@@ -160,19 +161,19 @@ def _torch(limits: list[str]) -> None:
           f"bf16 instructions: {'yes' if cpu_bf16() else 'no'}")
     if not torch.cuda.is_available():
         print("GPU          none that torch can use")
-        limits.append("no CUDA device: the profiles gpt2 and a100 would take days; the embedded "
-                      "profile needs none.")
+        limits.append("no CUDA device: the profiles gpt2 and a100 would take days; embedded and "
+                      "smollm2 need none.")
         return
     device = torch.cuda.get_device_properties(0)
     size = device.total_memory / 2**30
-    bf16 = torch.cuda.is_bf16_supported()
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     print(f"GPU          {device.name}, {size:.0f} GB, bf16: {'yes' if bf16 else 'no'}")
     if size < 15:
         limits.append(f"{size:.0f} GB of GPU memory: the profile gpt2 is meant for 16.")
     if size < 38:
         limits.append(f"{size:.0f} GB of GPU memory: the profile a100 is meant for 40.")
     if not bf16:
-        limits.append("the GPU has no bf16: use `--set dtype=float32`.")
+        limits.append("the GPU has no bf16 of its own: with dtype=auto all stays in float32.")
 
 
 def cpu_bf16() -> bool:

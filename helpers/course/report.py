@@ -11,6 +11,7 @@ from typing import Any
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.profiles import Settings
 
 # The figure's boxes: notebook number, name, what it makes; the columns run from left to right.
 STEPS = (
@@ -117,6 +118,21 @@ def _number(name: str, value: Any) -> float | int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"metric {name} is {value!r}; course.record takes single numbers.")
     return value if math.isfinite(value) else None
+
+
+HH = ("hh-rlhf", "anthropic_hh", "preference-datasets-tulu")  # names that Anthropic's HH goes by
+
+
+def text_warning(settings: Settings) -> None:
+    """Print a word of warning where texts of Anthropic's HH are about to be shown; else nothing.
+
+    Its authors collected attempts to draw harm out of a model, and kept what was said.
+    """
+    named = (settings.data.preferences, settings.data.demonstrations)
+    if any(name in source.lower() for source in named for name in HH):
+        print("A warning: these dialogues are Anthropic's HH, in which people try to make a model "
+              "do harm. They hold abuse, violence, prejudice and sexual content, and are shown as "
+              "they are.")
 
 
 def verdict(

@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import random
-import re
 import sys
 import time
 import warnings
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import profiles
+from helpers.engine import hub
 from helpers.engine.artifacts import session
 from helpers.errors import UserError
 from helpers.profiles import SOURCES, WORDS, Settings
@@ -37,7 +37,6 @@ QUIET = {
     "BITSANDBYTES_NOWELCOME": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def start(
@@ -75,7 +74,7 @@ def hub_ids(settings: Settings) -> list[str]:
     values = [flat.get(key) for key in SOURCES]
     return [
         v for v in values
-        if isinstance(v, str) and v not in WORDS and HUB_ID.fullmatch(v) and not Path(v).exists()
+        if isinstance(v, str) and v not in WORDS and hub.parse(v) and not Path(v).exists()
     ]
 
 

@@ -62,9 +62,7 @@ def _begun(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
-def last_tokens(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], count: int
-) -> list[int]:
+def last_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int], count: int) -> list[int]:
     """The last `count` tokens of a text; a BOS in front stays and counts."""
     if len(ids) <= count:
         return ids

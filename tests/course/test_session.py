@@ -172,3 +172,21 @@ def test_start_leaves_nothing_on_the_screen():
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, text=True,
                           capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("profile", "overrides", "warned"), [
+    ("embedded", {}, False), ("gpt2", {}, True), ("a100", {}, True), ("smollm2", {}, False),
+    ("embedded", {"data.demonstrations": "Anthropic/hh-rlhf/harmless-base"}, True)])
+def test_where_hh_is_shown_a_warning_comes_first(capsys, profile, overrides, warned):
+    course.text_warning(profiles.load_profile(profile, overrides))
+    assert capsys.readouterr().out.startswith("A warning: ") is warned
+
+
+def test_without_a_number_of_threads_pytorch_keeps_its_own():
+    import torch
+
+    torch.set_num_threads(3)
+    session.start("embedded", {"threads": None})
+    assert torch.get_num_threads() == 3 and "OMP_NUM_THREADS" not in os.environ
+    session.start("embedded", {"threads": 2})
+    assert torch.get_num_threads() == 2 and os.environ["OMP_NUM_THREADS"] == "2"

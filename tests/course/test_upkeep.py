@@ -4,6 +4,7 @@ import copy
 import json
 
 import pytest
+import yaml
 
 from helpers import profiles
 from helpers.course import execute, runner
@@ -218,3 +219,48 @@ def test_regress_compares_text_and_forgives_times(notebook_tree, capfd):
     content["cells"][3]["outputs"][0]["text"] = ["2\n"]
     sync.write_notebook(path, content)
     assert regress.regress() == 1
+
+
+GOOD_WORKFLOW = "on: push\njobs:\n  one:\n    runs-on: ubuntu-latest\n    steps:\n      - run: ls\n"
+
+
+def test_workflows_are_held_against_githubs_schema(tmp_path, capfd):
+    pytest.importorskip("check_jsonschema", reason="needs check-jsonschema: make setup")
+    (tmp_path / "good.yml").write_text(GOOD_WORKFLOW)
+    assert lint.workflow_problems(tmp_path) == []
+    (tmp_path / "bad.yml").write_text(GOOD_WORKFLOW.replace("steps:", "step:"))
+    assert len(lint.workflow_problems(tmp_path)) == 1
+    assert "bad.yml" in "".join(capfd.readouterr())
+
+
+def test_lint_says_what_to_install_where_workflows_cannot_be_checked(
+        tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lint.importlib.util, "find_spec", lambda name: None)
+    assert len(lint.workflow_problems(tmp_path)) == 1
+    assert "pip install check-jsonschema" in capsys.readouterr().out
+
+
+def workflow(name):
+    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8"))
+
+
+def test_both_workflows_run_weekly_and_by_hand():
+    for name in ("cpu.yml", "gpu.yml"):
+        events = workflow(name)[True]  # YAML 1.1 reads the key `on` so
+        assert "workflow_dispatch" in events
+        minute, hour, day, month, weekday = events["schedule"][0]["cron"].split()
+        assert day == month == "*" and weekday != "*"
+
+
+def test_the_course_on_a_gpu_needs_a_runner_and_leaves_what_it_made():
+    jobs = workflow("gpu.yml")["jobs"]
+    assert jobs["course"]["if"] == "vars.GPU_RUNNER != ''"
+    assert any(step.get("if") == "vars.GPU_RUNNER == ''" for step in jobs["runner"]["steps"])
+    steps = jobs["course"]["steps"]
+    kept = [step["if"] for step in steps if "upload-artifact" in step.get("uses", "")]
+    assert kept == ["always()"]
+    commands = " ".join(step.get("run", "") for step in steps)
+    assert 'doctor --profile "$PROFILE"' in commands
+    assert 'make course PROFILE="$PROFILE"' in commands
+    options = workflow("gpu.yml")[True]["workflow_dispatch"]["inputs"]["profile"]["options"]
+    assert set(options) == set(profiles.profile_names()) - {"embedded"}

@@ -5,6 +5,7 @@ import torch
 from support import from_scratch
 
 from helpers.engine import place
+from helpers.errors import UserError
 from helpers.profiles import load_profile
 
 
@@ -37,3 +38,20 @@ def test_a_gpu_that_emulates_bfloat16_is_not_asked_for_it(monkeypatch, native):
     settings = load_profile("gpt2")
     assert place.mixed_precision(settings) is native
     assert place.dtype(settings) is (torch.bfloat16 if native else torch.float32)
+
+
+def test_an_earlier_trainer_leaves_no_precision_behind():
+    from accelerate import Accelerator
+
+    place.forget_precision()
+    Accelerator(cpu=True, mixed_precision="bf16")
+    place.forget_precision()
+    assert Accelerator(cpu=True).mixed_precision == "no"
+
+
+def test_a_batch_is_shared_between_processes_or_refused(monkeypatch):
+    assert place.share_of_batch(6, "sft.batch_size") == 6
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert place.share_of_batch(8, "sft.batch_size") == 2
+    with pytest.raises(UserError, match="sft.batch_size is 6, and 4 processes cannot share"):
+        place.share_of_batch(6, "sft.batch_size")

@@ -1,7 +1,8 @@
-"""`python -m helpers lint`: what every notebook must keep to, then ruff on the code."""
+"""`python -m helpers lint`: what every notebook must keep to, workflows, then ruff on the code."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -24,14 +25,32 @@ CODE = ("helpers", "tests", "data", "benchmarks")
 
 
 def lint() -> int:
-    """Print what is wrong with notebooks and code; 0 when nothing is."""
+    """Print what is wrong with notebooks, workflows and code; 0 when nothing is."""
     paths = list(execute.notebooks().values())
     problems = [f"{path.name}: {text}" for path in paths for text in notebook_problems(path)]
     problems += [f"{name}: {text}" for name, text in set_up_problems(paths)]
     print("\n".join(problems) or f"{len(paths)} notebooks: nothing wrong.", flush=True)
+    problems += workflow_problems(ROOT / ".github" / "workflows")
     present = [folder for folder in CODE if (ROOT / folder).is_dir()]
     ruff = subprocess.run([sys.executable, "-m", "ruff", "check", *present], cwd=ROOT)
     return 1 if problems or ruff.returncode else 0
+
+
+def workflow_problems(folder: Path) -> list[str]:
+    """Check workflows against GitHub's schema, which check-jsonschema carries; print what it says.
+
+    Returns:
+        A sentence where something is wrong, also where the check cannot be made.
+    """
+    files = sorted(map(str, folder.glob("*.yml")))
+    if importlib.util.find_spec("check_jsonschema") is None:
+        text = ("the workflows are not checked: check-jsonschema is missing; run "
+                "`python -m helpers setup`, or `pip install check-jsonschema`.")
+        print(text, flush=True)
+        return [text]
+    done = subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema",
+                           "vendor.github-workflows", *files])
+    return [f"a workflow in {folder.name} is not what GitHub accepts"] if done.returncode else []
 
 
 def notebook_problems(path: Path) -> list[str]:

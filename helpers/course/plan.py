@@ -1,0 +1,448 @@
+"""What a profile's training needs of memory and work, counted before anything is fetched.
+
+Arithmetic on the shapes of models: nothing here loads torch. A plan is a list of components, each
+with the moments at which it is held; the peak is the largest sum at one moment, since a step of the
+optimiser needs the gradients and no activations, and the way back begins with activations and
+hardly a gradient.
+
+Rows are taken at the profile's longest, so that a plan is what the longest batch needs. What
+activations take was counted from the tensors that PyTorch saves for the way back, on a CPU
+(`tests/course/test_plan.py` counts again). A GPU adds its context and what its allocator cannot
+use, so that a tenth of it is left free (`USABLE`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from helpers.errors import UserError
+from helpers.paths import DATA
+from helpers.profiles import Settings
+
+Moment = Literal["sample", "score", "learn", "step"]
+MOMENTS: tuple[Moment, ...] = ("sample", "score", "learn", "step")
+SAYS = {"sample": "sampling", "score": "reading without a way back",
+        "learn": "before the way back", "step": "the optimiser's step"}
+STAGES = ("sft", "reward_model", "ppo", "ppo_trl")
+USABLE = 0.9  # of a device's memory
+FLOAT, HALF = 4, 2  # bytes of a number
+# Of a weight in NF4: half a byte, a byte for 64 of them, and four for 256 such bytes.
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+MANY_PAIRS = 100_000  # where `data.pair_limit` sets no limit; HH has 160,800
+SFT_PIECE = 256  # positions whose logits TRL's `chunked_nll` holds at once
+SAMPLED_AT_ONCE = 64  # rows, `generation.sample` and `sft.response_losses`
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a transformer, in numbers of its configuration file."""
+
+    family: Literal["gpt2", "llama", "distilbert"]
+    layers: int
+    width: int
+    inner: int  # of the feed-forward part
+    heads: int
+    kv_heads: int
+    vocabulary: int  # rows of the embedding, which may be more than the tokenizer has
+    positions: int = 0  # learned ones; 0 where they are rotary
+    tied: bool = True  # whether the output embedding is the input's
+    qkv_bias: bool = False  # of the family llama; the others have it
+    stored: int = FLOAT  # bytes of a number on disk
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all keys, or of all values, of a token."""
+        return self.width // self.heads * self.kv_heads
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(in, out) of the matrices of one layer."""
+        w, i = self.width, self.inner
+        if self.family == "gpt2":
+            return [(w, 3 * w), (w, w), (w, i), (i, w)]
+        if self.family == "distilbert":
+            return [(w, w)] * 4 + [(w, i), (i, w)]
+        return [(w, w), (w, self.kv_width), (w, self.kv_width), (w, w), (w, i), (w, i), (i, w)]
+
+    @property
+    def matrices(self) -> int:
+        """Weights in the layers' matrices: what is quantised, or cast by autocast."""
+        return self.layers * sum(a * b for a, b in self.linears)
+
+    @property
+    def embeddings(self) -> int:
+        """Numbers in the input embedding and the learned positions."""
+        return (self.vocabulary + self.positions) * self.width
+
+    @property
+    def rest(self) -> int:
+        """Norms and biases."""
+        w = self.width
+        if self.family == "llama":
+            bias = w + 2 * self.kv_width if self.qkv_bias else 0
+            return self.layers * (2 * w + bias) + w
+        return self.layers * (sum(out for _, out in self.linears) + 4 * w) + 2 * w
+
+    def head(self, task: Literal["text", "score", "sentiment"]) -> int:
+        """Numbers of a head of its own: next token, one reward, or two labels."""
+        if task == "sentiment":
+            return (self.width + 1) * (self.width + 2)
+        return self.width if task == "score" else 0 if self.tied else self.vocabulary * self.width
+
+    def parameters(self, task: Literal["text", "score", "sentiment"] = "text") -> int:
+        """All parameters with the head for a task."""
+        return self.matrices + self.embeddings + self.rest + self.head(task)
+
+    def adapters(self, rank: int) -> int:
+        """Parameters of LoRA on every matrix of the layers."""
+        return self.layers * rank * sum(a + b for a, b in self.linears)
+
+
+# From the configuration files on the hub.
+ARCHITECTURES = {
+    "openai-community/gpt2": Architecture("gpt2", 12, 768, 3072, 12, 12, 50257, 1024),
+    "lvwerra/gpt2-imdb": Architecture("gpt2", 12, 768, 3072, 12, 12, 50257, 1024),
+    "lvwerra/distilbert-imdb": Architecture("distilbert", 6, 768, 3072, 12, 12, 30522, 512),
+    "HuggingFaceTB/SmolLM2-135M": Architecture(
+        "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
+        "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
+    "Qwen/Qwen2.5-1.5B": Architecture(
+        "llama", 28, 1536, 8960, 12, 2, 151936, qkv_bias=True, stored=HALF),
+    "Qwen/Qwen2.5-7B": Architecture(
+        "llama", 28, 3584, 18944, 28, 4, 152064, tied=False, qkv_bias=True, stored=HALF),
+}
+FAMILIES = {"gpt2": "gpt2", "distilbert": "distilbert", "llama": "llama", "mistral": "llama",
+            "qwen2": "llama"}
+
+
+def from_config(config: Mapping[str, Any], name: str = "this model") -> Architecture:
+    """The shape that a `config.json` of transformers describes.
+
+    Raises:
+        UserError: a kind of model whose memory is not known here.
+    """
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise UserError(f"the memory of {name} cannot be planned: its model_type is {kind!r}, and "
+                        f"only {', '.join(FAMILIES)} are known.")
+    if kind == "gpt2":
+        width = config["n_embd"]
+        return Architecture("gpt2", config["n_layer"], width, config.get("n_inner") or 4 * width,
+                            config["n_head"], config["n_head"], config["vocab_size"],
+                            config["n_positions"])
+    if kind == "distilbert":
+        return Architecture(kind, config["n_layers"], config["dim"], config["hidden_dim"],
+                            config["n_heads"], config["n_heads"], config["vocab_size"],
+                            config["max_position_embeddings"])
+    heads = config["num_attention_heads"]
+    half = "16" in str(config.get("dtype") or config.get("torch_dtype"))
+    return Architecture(
+        "llama", config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"],
+        heads, config.get("num_key_value_heads") or heads, config["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings")),
+        qkv_bias=kind == "qwen2", stored=HALF if half else FLOAT)
+
+
+def architecture(source: str, settings: Settings) -> Architecture:
+    """The shape of what a setting under `models` names.
+
+    Raises:
+        UserError: a hub id that is not in the table above and whose configuration is not here.
+    """
+    if source in ("base", "sft"):
+        return architecture(settings.models.base, settings)
+    if source == "scratch":
+        size = settings.models.scratch
+        return Architecture("gpt2", size.n_layer, size.n_embd, 4 * size.n_embd, size.n_head,
+                            size.n_head, size.vocab_size, size.n_positions)
+    name = source.partition("@")[0]  # without the revision
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    file = (DATA / "models" / "base" if source == "embedded" else Path(source)) / "config.json"
+    if not file.is_file():
+        file = _cached(name)
+    if file is None:
+        raise UserError(f"the memory of {source} cannot be planned: its shape is not known here; "
+                        f"give a folder that holds its config.json, or `hf download {source} "
+                        "config.json`.")
+    return from_config(json.loads(file.read_text(encoding="utf-8")), source)
+
+
+def _cached(source: str) -> Path | None:
+    """The configuration of a hub id that was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json") if source.count("/") == 1 else None
+    return Path(found) if isinstance(found, str) else None
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is held and trained."""
+
+    rank: int = 0  # of LoRA; 0: all weights are trained
+    nf4: bool = False
+    frozen: int = FLOAT  # bytes of a weight that does not train
+    autocast: bool = False  # products in 16 bits
+    checkpointing: bool = False
+    scores: bool = False  # attention that keeps its scores, as on a CPU under autocast
+
+    @property
+    def computed(self) -> int:
+        """Bytes of a number between two layers' products."""
+        return HALF if self.autocast else FLOAT
+
+
+@dataclass(frozen=True)
+class Component:
+    """Some bytes of one model, and when they are held."""
+
+    model: str
+    what: str
+    bytes: int
+    when: tuple[Moment, ...] = MOMENTS
+
+
+def peak(components: Sequence[Component]) -> int:
+    """The most bytes that are held at one moment."""
+    return max(at(components).values(), default=0)
+
+
+def at(components: Sequence[Component]) -> dict[Moment, int]:
+    """Bytes held at each moment."""
+    return {moment: sum(c.bytes for c in components if moment in c.when) for moment in MOMENTS}
+
+
+def activation_bytes(shape: Architecture, way: Way, rows: int, length: int) -> int:
+    """What one layer keeps for its way back, over `rows` texts of `length` tokens.
+
+    Bytes per token are linear in the widths of the stream, of the feed-forward part and of keys and
+    values; a frozen norm keeps one copy of its input less.
+    """
+    w, i, kv = shape.width, shape.inner, shape.kv_width
+    if shape.family == "llama":
+        stream = 24 if way.rank else 30 if way.autocast else 32
+        token = (stream * w + 8 * i + 4 * kv) if way.autocast else (stream * w + 16 * i + 8 * kv)
+    else:  # gelu as GPT-2 has it keeps four steps of its formula
+        token = ((18 if way.rank else 20) * w + 10 * i) if way.autocast else (32 * w + 20 * i)
+    token += len(shape.linears) * way.rank * way.computed
+    scores = rows * shape.heads * length**2 * (FLOAT + HALF) if way.scores else 0
+    return rows * length * token + scores
+
+
+def held(name: str, shape: Architecture, task: str, way: Way) -> list[Component]:
+    """A frozen model's weights."""
+    return [Component(name, "weights", _frozen_weights(shape, task, way, way.frozen))]
+
+
+def trained(
+    name: str, shape: Architecture, task: str, way: Way, rows: int, length: int,
+    logits: int = 0, accumulates: bool = False,
+) -> list[Component]:
+    """A model that is trained on `rows` texts of `length` tokens at once.
+
+    `logits`: bytes of logits and what is made of them; `accumulates`: gradients of earlier batches
+    are held while the next one is computed.
+    """
+    head = shape.head(task) if task != "text" else 0
+    trains = shape.adapters(way.rank) + head if way.rank else shape.parameters(task)
+    # PEFT makes float32 of all that is not in four bits.
+    rest = FLOAT if way.nf4 else way.frozen
+    weights = _frozen_weights(shape, task, way, rest) + FLOAT * trains if way.rank else (
+        FLOAT * trains)
+    table = 0 if way.rank else FLOAT * shape.vocabulary * shape.width
+    layer = activation_bytes(shape, way, rows, length)
+    kept = shape.layers * layer
+    stream = rows * length * shape.width * (way.frozen if way.rank and not way.nf4 else FLOAT)
+    if way.checkpointing:
+        kept = shape.layers * stream + layer
+    working = rows * length * way.computed * (shape.width + 2 * shape.inner)
+    parts = [
+        Component(name, "weights", weights),
+        Component(name, "gradients", FLOAT * trains,
+                  ("sample", "score", "learn", "step") if accumulates else ("step",)),
+        Component(name, "optimiser", 2 * FLOAT * trains),
+        Component(name, "optimiser's working copy", table or FLOAT * shape.inner * max(
+            way.rank, 1), ("step",)),
+        Component(name, "activations", kept + stream, ("learn",)),
+        Component(name, "one layer at work", working, ("learn",)),
+        Component(name, "logits", logits, ("learn",)),
+    ]
+    if task == "text" and not way.rank and not accumulates:
+        parts.append(Component(name, "gradient of the output embedding", table, ("learn",)))
+    if way.autocast and not way.rank:
+        parts.append(Component(name, "16-bit copies of matrices", HALF * shape.matrices,
+                               ("sample", "score", "learn")))
+    if way.nf4:
+        parts.append(Component(name, "one matrix unpacked", _largest(shape) * way.computed,
+                               ("sample", "score", "learn")))
+    return [part for part in parts if part.bytes]
+
+
+def read(
+    name: str, shape: Architecture, way: Way, rows: int, length: int, when: Moment = "score",
+) -> list[Component]:
+    """A forward pass without a way back."""
+    bytes_ = FLOAT if way.frozen == FLOAT and not way.autocast else HALF
+    token = 2 * FLOAT * shape.width + bytes_ * (3 * shape.width + 3 * shape.inner)
+    unpacked = bytes_ * _largest(shape) if way.nf4 else 0
+    return [Component(name, "forward pass", rows * length * token + unpacked, (when,))]
+
+
+def sampled(name: str, shape: Architecture, way: Way, rows: int, length: int) -> list[Component]:
+    """Sampling: keys and values of every token so far, and the next token's distribution."""
+    number = HALF if way.autocast or (way.rank and way.frozen == HALF) else FLOAT
+    cache = shape.layers * 2 * shape.kv_width * rows * length * number
+    return [Component(name, "KV cache", cache, ("sample",)),
+            Component(name, "next token's distribution", 4 * FLOAT * rows * shape.vocabulary,
+                      ("sample",))]
+
+
+def plan(
+    settings: Settings, stage: str, *, half: bool = False, autocast: bool | None = None,
+    on_cpu: bool = False,
+) -> list[Component]:
+    """What one stage of a profile holds, all models that are alive at once.
+
+    Args:
+        half: whether the device has bfloat16, so that `dtype: auto` freezes in it.
+        autocast: whether training multiplies in 16 bits where the profile allows it; None: as
+            `half`.
+        on_cpu: attention then keeps its scores under autocast.
+
+    Raises:
+        UserError: another stage, or a model whose shape is not known.
+    """
+    if stage not in STAGES:
+        raise UserError(f"stage {stage!r} has no plan; choose one of {', '.join(STAGES)}.")
+    models = settings.models
+    cast = settings.mixed_precision == "auto" and (half if autocast is None else autocast)
+    frozen = HALF if settings.dtype == "bfloat16" or (settings.dtype == "auto" and half) else FLOAT
+    way = Way(models.lora_r if models.lora else 0, False, frozen, cast,
+              models.gradient_checkpointing, cast and on_cpu)
+    ways = {name: replace(way, nf4=models.quantises(name)) for name in ("policy", "reward")}
+    return _STAGES[stage](settings, ways["policy"], ways["reward"], 16 if on_cpu else 64)
+
+
+def _sft(settings: Settings, way: Way, _: Way, __: int) -> list[Component]:
+    shape, size = architecture("base", settings), settings.sft
+    positions = min(SFT_PIECE, size.batch_size * size.max_length)
+    return [*trained("policy", shape, "text", way, size.batch_size, size.max_length,
+                     3 * FLOAT * positions * shape.vocabulary),
+            *read("policy", shape, way, SAMPLED_AT_ONCE, size.max_length),
+            *sampled("policy", shape, way, SAMPLED_AT_ONCE,
+                     size.max_length + settings.ppo.max_new_tokens)]
+
+
+def _reward(settings: Settings, _: Way, way: Way, __: int) -> list[Component]:
+    shape, size = architecture(settings.models.reward_base, settings), settings.reward
+    rows = 2 * size.batch_size
+    likely = 3 * FLOAT * rows * size.max_length * shape.vocabulary if size.likelihood else 0
+    return [*trained("reward model", shape, "score", way, rows, size.max_length, likely,
+                     size.gradient_accumulation > 1),
+            *read("reward model", shape, way, 2 * rows, size.max_length)]
+
+
+def _ppo(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    shape, size = architecture("base", settings), settings.ppo
+    judge = architecture(settings.models.reward_base, settings)
+    length = size.max_prompt_tokens + size.max_new_tokens
+    logits = 2 * FLOAT * size.micro_batch_size * size.max_new_tokens * shape.vocabulary
+    return [*trained("policy", shape, "text", way, size.micro_batch_size, length, logits,
+                     size.micro_batch_size < size.mini_batch_size),
+            *sampled("policy", shape, way, min(SAMPLED_AT_ONCE, size.batch_size), length),
+            *_reference(shape, way),
+            *held("reward model", judge, "score", reward),
+            *read("reward model", judge, reward, scored, length)]
+
+
+def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    shape, size = architecture(settings.models.imdb_policy, settings), settings.ppo_trl
+    length = size.prompt_tokens_max + size.max_new_tokens
+    rows = max(1, size.batch_size // size.mini_batches)
+    # TRL keeps the whole batch's logits of the rollout, and makes those of prompts as well.
+    rollout = FLOAT * size.batch_size * size.max_new_tokens * shape.vocabulary
+    logits = 4 * FLOAT * rows * length * shape.vocabulary
+    parts = [*trained("policy", shape, "text", way, rows, length, logits),
+             *trained("value model", shape, "score", way, rows, length),
+             *sampled("policy", shape, way, min(SAMPLED_AT_ONCE, size.batch_size), length),
+             Component("policy", "logits of the rollout", rollout, ("sample", "score")),
+             Component("policy", "logits read again",
+                       2 * FLOAT * size.batch_size * length * shape.vocabulary, ("score",)),
+             *_reference(shape, way)]
+    if size.reward == "reward_model":
+        judge = architecture(settings.models.reward_base, settings)
+        return [*parts, *held("reward model", judge, "score", reward),
+                *read("reward model", judge, reward, scored, length)]
+    judge, plain = architecture(settings.models.classifier, settings), Way(frozen=way.frozen)
+    return [*parts, *held("classifier", judge, "sentiment", plain),
+            *read("classifier", judge, plain, 128, length)]
+
+
+_STAGES = {"sft": _sft, "reward_model": _reward, "ppo": _ppo, "ppo_trl": _ppo_trl}
+
+
+def _reference(shape: Architecture, way: Way) -> list[Component]:
+    """With adapters the reference is the policy with its adapters off."""
+    return [] if way.rank else held("reference", shape, "text", way)
+
+
+def _frozen_weights(shape: Architecture, task: str, way: Way, rest: int) -> int:
+    matrices = shape.matrices * (NF4 if way.nf4 else way.frozen)
+    return round(matrices) + (shape.parameters(task) - shape.matrices) * rest
+
+
+def _largest(shape: Architecture) -> int:
+    return max(a * b for a, b in shape.linears)
+
+
+# --- work and downloads ---------------------------------------------------------------------
+
+
+def work(settings: Settings) -> dict[str, float]:
+    """Floating-point operations of each stage: 2 a parameter and token read, 6 one learned from.
+
+    Tokens are counted at the profile's longest rows; what notebooks do beside it is left out.
+    """
+    base, ppo, trl = architecture("base", settings), settings.ppo, settings.ppo_trl
+    judge = architecture(settings.models.reward_base, settings).parameters("score")
+    again = 8 if settings.models.gradient_checkpointing else 6
+    pairs = settings.data.pair_limit or MANY_PAIRS
+    length = ppo.max_prompt_tokens + ppo.max_new_tokens
+    imdb = architecture(settings.models.imdb_policy, settings).parameters()
+    return {
+        "sft": again * base.parameters() * pairs * settings.sft.epochs * settings.sft.max_length,
+        "reward_model": again * judge * 2 * pairs * settings.reward.epochs
+        * settings.reward.max_length,
+        "ppo": ppo.updates * ppo.batch_size * length * (
+            base.parameters() * (4 + again * ppo.epochs) + 2 * judge),
+        "ppo_trl": trl.total_episodes * (trl.prompt_tokens_max + trl.max_new_tokens) * imdb * (
+            4 + 2 * again * trl.epochs),
+    }
+
+
+def model_bytes_on_disk(source: str) -> int | None:
+    """Bytes of a model's weights on the hub, counted from its shape; None where it is unknown."""
+    shape = ARCHITECTURES.get(source)
+    if shape is None:
+        return None
+    return shape.stored * shape.parameters(
+        "sentiment" if shape.family == "distilbert" else "text")
+
+
+def disk_bytes(settings: Settings) -> int:
+    """What stages and checkpoints take on disk: float32 of all that trains, in the reward model's
+    two checkpoints with Adam's moments."""
+    models = settings.models
+
+    def trains(source: str, task: str) -> int:
+        shape = architecture(source, settings)
+        return shape.adapters(models.lora_r) if models.lora else shape.parameters(task)
+
+    policy, reward = trains("base", "text"), trains(models.reward_base, "score")
+    return FLOAT * (2 * policy + trains(models.imdb_policy, "text") + (1 + 2 * 3) * reward)
