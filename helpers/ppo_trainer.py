@@ -30,7 +30,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -56,6 +56,9 @@ from helpers.generation import sample, uniform_noise
 from helpers.models import disable_dropout, freeze
 from helpers.profiles import Count, CountOrZero, Number, Positive, Whole, check_fields
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class NonFiniteError(UserError):
     """A loss, ratio or reward that is not a finite number. Training stopped before the step."""
@@ -67,8 +70,8 @@ class PPOConfig:
 
     updates: Count = 40  # batches to sample and learn from
     batch_size: Count = 64  # episodes per batch
-    mini_batch_size: Count | None = None  # episodes per optimiser step; None: the whole batch
-    micro_batch_size: Count | None = None  # most episodes in memory at once; None: the mini-batch
+    mini_batch_size: Count = cast(int, None)  # episodes per optimiser step; None: the whole batch
+    micro_batch_size: Count = cast(int, None)  # most of them in memory at once; None: a mini-batch
     # Groups of similar length, to save padding. None: 8 where only attention is padded, else 4.
     length_buckets: Count | None = None
     epochs: Count = 4  # passes over each batch
@@ -128,9 +131,9 @@ def sum_of(*rewards: RewardFn, weights: Sequence[float] | None = None) -> Reward
     if len(weights) != len(rewards):
         raise UserError(f"{len(rewards)} reward functions but {len(weights)} weights.")
 
-    def total(prompts: list[str], responses: list[str]) -> np.ndarray:
+    def total(prompts: list[str], responses: list[str]) -> Any:
         parts = [np.asarray(r(prompts, responses), dtype=np.float64) for r in rewards]
-        return sum(w * part for w, part in zip(weights, parts, strict=True))
+        return np.sum([w * part for w, part in zip(weights, parts, strict=True)], axis=0)
 
     return total
 
@@ -172,20 +175,23 @@ class ActorCritic(nn.Module):
     `score` head (a reward model, say).
     """
 
-    def __init__(self, policy: nn.Module, value_model: nn.Module | None = None):
+    def __init__(self, policy: Any, value_model: Any | None = None) -> None:
         super().__init__()
         self.policy = policy
         self.value_model = value_model
         inner = inner_model(policy)
         width = inner.get_output_embeddings().weight.shape[1]
-        self.value_head = None
+        self.value_head: Any = None
         if value_model is None:
             self.value_head = nn.Linear(width, 1)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
             self.value_head.to(inner.get_output_embeddings().weight.device)
 
-    def forward(self, inputs, rows, columns, critic: bool = True):
+    def forward(
+        self, inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor,
+        critic: bool = True,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits (N, vocabulary) and values (N,) at N positions (rows, columns) of input_ids.
 
         Both are float32, whatever the precision of the layers below. `inputs`: what a trunk is
@@ -206,10 +212,13 @@ class ActorCritic(nn.Module):
 
 
 def states_at(
-    model: nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
+    model: Any, inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
     """Last hidden states (N, width) at N positions (rows, columns) of a trunk's input_ids."""
     return backbone(model)(**inputs, use_cache=False).last_hidden_state[rows, columns]
+
+
+UNKNOWN = torch.empty(0)  # of a batch: not yet computed
 
 
 @dataclass
@@ -227,14 +236,14 @@ class Batch:
     tokens: torch.Tensor
     mask: torch.Tensor
     finished: torch.Tensor
-    scores: torch.Tensor | None = None
-    logprobs: torch.Tensor | None = None
-    values: torch.Tensor | None = None
-    reference_logprobs: torch.Tensor | None = None
-    entropy: torch.Tensor | None = None
-    kl: torch.Tensor | None = None
-    advantages: torch.Tensor | None = None
-    returns: torch.Tensor | None = None
+    scores: torch.Tensor = UNKNOWN
+    logprobs: torch.Tensor = UNKNOWN
+    values: torch.Tensor = UNKNOWN
+    reference_logprobs: torch.Tensor = UNKNOWN
+    entropy: torch.Tensor = UNKNOWN
+    kl: torch.Tensor = UNKNOWN
+    advantages: torch.Tensor = UNKNOWN
+    returns: torch.Tensor = UNKNOWN
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -242,7 +251,9 @@ class Batch:
         return self.starts + self.mask.sum(1)
 
 
-def make_batch(prompts, episodes: Sequence[tuple[list[int], list[int], str, bool]]) -> Batch:
+def make_batch(
+    prompts: Sequence[str], episodes: Sequence[tuple[list[int], list[int], str, bool]]
+) -> Batch:
     """Assemble a batch from (prompt ids, response ids, text, finished) of every episode."""
     n = len(episodes)
     width = max(len(e[1]) for e in episodes)
@@ -288,12 +299,12 @@ class PPO:
 
     def __init__(
         self,
-        policy: nn.Module,
-        reference: nn.Module | None,
+        policy: Any,
+        reference: Any | None,
         reward_fn: RewardFn | Sequence[RewardFn],
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         config: PPOConfig | Mapping[str, Any] | None = None,
-        value_model: nn.Module | None = None,
+        value_model: Any | None = None,
         advantage_fn: Callable = ppo.gae,
         policy_loss_fn: Callable = ppo.policy_loss,
         reward_tokens_fn: Callable = ppo.token_rewards,
@@ -301,7 +312,7 @@ class PPO:
         checkpoint_dir: str | Path | None = None,
         log_with: str | None = None,
         log_dir: str | Path | None = None,
-    ):
+    ) -> None:
         from accelerate import Accelerator
 
         self.config = config if isinstance(config, PPOConfig) else PPOConfig(**(config or {}))
@@ -374,7 +385,7 @@ class PPO:
     # ------------------------------------------------------------------ what the outside uses
 
     @property
-    def policy(self) -> nn.Module:
+    def policy(self) -> Any:
         """The policy, without the wrappers of distributed training."""
         return self.accelerator.unwrap_model(self.model).policy
 
@@ -465,7 +476,7 @@ class PPO:
 
     # ------------------------------------------------------------------ rollout
 
-    def _sample(self, prompts: list[str], seed: int, policy: nn.Module | None = None) -> Batch:
+    def _sample(self, prompts: list[str], seed: int, policy: Any | None = None) -> Batch:
         """Sample a response to every prompt: each process its share, returned to all."""
         c = self.config
         noise = uniform_noise(len(prompts), c.max_new_tokens, seed)
@@ -686,7 +697,8 @@ class PPO:
             self.accelerator.backward(joint)
             self._average_gradients()
         self._check_step(batch, rows, problem, sums)
-        norm = self.accelerator.clip_grad_norm_(self._trainable, c.max_grad_norm)
+        clipped = self.accelerator.clip_grad_norm_(self._trainable, c.max_grad_norm)
+        norm = cast(torch.Tensor, clipped)  # None under DeepSpeed and the like
         if not torch.isfinite(norm):
             self._stop(rows, f"the gradient's norm is {norm.item()}")
         self.optimiser.step()
@@ -725,7 +737,7 @@ class PPO:
         ids = batch.ids[index, : int(lengths.max())]
         inputs = {"input_ids": ids.to(device)}
         if self.packs:
-            layout = Layout(lengths.long(), self.length_buckets, device)
+            layout = Layout(lengths.long().tolist(), self.length_buckets, device)
             real = torch.arange(ids.shape[1]) < lengths[:, None]
             inputs = {"input_ids": ids[real][None].to(device), "position_ids": layout.positions,
                       "layout": layout}
@@ -781,7 +793,8 @@ class PPO:
         """Sum over processes; each has filled in its own rows and left 0 elsewhere."""
         if self.accelerator.num_processes == 1:
             return tensor
-        return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
+        summed = self.accelerator.reduce(tensor.to(self.accelerator.device), "sum")
+        return cast(torch.Tensor, summed).cpu()
 
     def _average_gradients(self) -> None:
         """What DDP does after a backward pass, for a graph recorded outside its bookkeeping."""
@@ -790,7 +803,8 @@ class PPO:
         for parameter in self._trainable:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+            mean = self.accelerator.reduce(parameter.grad, "mean")
+            parameter.grad = cast(torch.Tensor, mean)
 
     # ------------------------------------------------------------------ stopping and going on
 

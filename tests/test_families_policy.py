@@ -111,6 +111,35 @@ def test_our_ppo_trains_what_it_should_and_is_stored_whole(made, tmp_path, name,
     assert torch.allclose(ours, theirs, atol=1e-3 if way == "nf4" else 1e-4)
 
 
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in ("gpt2", "gemma2") else pytest.mark.slow)
+    for name in FAMILIES])
+def test_in_bfloat16_the_first_pass_has_no_kl_and_is_not_biased(made, tmp_path, name):
+    """Policy and reference in the same numbers agree to the bit. What was sampled in float32, and a
+    frozen reference whose weights are bfloat16 as they came, differ by rounding: at most .025 nats
+    a token in any family when this was measured, without a side that they lean to."""
+    policy, tokenizer = models.load_causal(
+        made(name), settings_for("full", tmp_path), trains=True)
+    prompts, noise = PROMPTS * 8, []
+    for reference in (None, copy.deepcopy(policy).to(torch.bfloat16)):
+        trainer = PPO(copy.deepcopy(policy), reference, share_of_letter, tokenizer,
+                      config(precision="bfloat16", batch_size=len(prompts)))
+        batch = trainer._sample(prompts, seed=3)
+        trainer._record(batch, list(range(len(prompts))), keep_graph=False)
+        rollout = sample(policy, tokenizer, prompts, TOKENS, seed=3)
+        real = batch.mask.bool()
+        if reference is None:
+            assert torch.equal(batch.logprobs, batch.reference_logprobs)
+            assert batch.kl[real].abs().max() == 0
+            noise.append((batch.logprobs - rollout.logprobs)[real])
+        else:
+            noise.append((batch.logprobs - batch.reference_logprobs)[real])
+            assert batch.kl[real].mean() <= 2e-5
+    for difference in noise:
+        assert 0 < difference.abs().max() <= 0.03
+        assert difference.mean().abs() <= 4 * difference.std() / len(difference) ** 0.5
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_sampling_settings_of_a_model_are_not_at_work(made, tmp_path, name):
     """The same tokens, and the model's own log-probabilities, whatever it says about sampling."""
