@@ -168,7 +168,7 @@ def _with_adapters(
     return _placed(_checkpointed(model, settings) if trains else model, settings)
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None) -> None:
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
     """Give the tokenizer a pad token of its own and left padding, in place.
 
     When pad equals eos, a loss that ignores padding ignores the end of the text as well, and a
@@ -196,7 +196,7 @@ def new_reward_model(
     arXiv:2009.01325) do, so that rewards start near one another. Weights that train are float32;
     with `models.lora` these are adapters and the head.
     """
-    name = source.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    name = str(source.name_or_path if isinstance(source, PreTrainedModel) else source)
     with _clear_errors("reward model's backbone", name):
         model = _reward_model(name, tokenizer, settings)
     if getattr(model.score, "bias", None) is not None:
@@ -302,7 +302,7 @@ class _clear_errors:
                             "folder made by the course or a hub id such as owner/name.") from error
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
+def count_parameters(model: Any) -> dict[str, int]:
     """Numbers of parameters: `total`, `trainable`, and `embedding` (input table, tied or not)."""
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return {

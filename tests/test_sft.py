@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from families import FAMILIES, family_tokenizer, make_family
 
 from helpers import models, scratch, sft

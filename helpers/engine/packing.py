@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -51,12 +51,12 @@ class Layout:
         real: (P, 1, 1), whether a token stands there or padding.
     """
 
-    def __init__(self, lengths: Sequence[int], groups: int = 1, device=None):
-        lengths = torch.as_tensor(lengths)
-        size = -(-len(lengths) // groups)
+    def __init__(self, lengths: Sequence[int], groups: int = 1, device: Any = None):
+        sizes = torch.as_tensor(lengths)
+        size = -(-len(sizes) // groups)
         source, place, real, first, before = [], [], [], 0, 0
         self.shapes: list[tuple[int, int]] = []
-        for part in lengths.split(size):
+        for part in sizes.split(size):
             longest = int(part.max())
             column = torch.arange(longest)
             starts = first + part.cumsum(0) - part
@@ -65,7 +65,7 @@ class Layout:
             place.append(before + real[-1].nonzero().squeeze(1))
             self.shapes.append((len(part), longest))
             first, before = first + int(part.sum()), before + len(part) * longest
-        starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         self.positions = (torch.arange(first) - starts)[None].to(device)
         self.source, self.place = torch.cat(source).to(device), torch.cat(place).to(device)
         self.real = torch.cat(real)[:, None, None].to(device)
@@ -84,7 +84,7 @@ class _Move(torch.autograd.Function):
         return states.index_select(0, there)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
         gradient = gradient.index_select(0, ctx.back)
         return gradient if ctx.kept is None else gradient.mul_(ctx.kept), None, None, None
 
@@ -137,7 +137,7 @@ AttentionInterface.register("packed", _packed)  # transformers makes no mask for
 
 
 @contextlib.contextmanager
-def packed_attention(*models: nn.Module) -> Iterator[None]:
+def packed_attention(*models: Any) -> Iterator[None]:
     """Within it, these models of transformers take packed rows and a `layout`, and nothing else.
 
     What is differentiated with gradient checkpointing must be differentiated within it too.
@@ -162,7 +162,7 @@ def windowed(config: PretrainedConfig) -> bool:
 
 
 @torch.no_grad()
-def can_pack(model: nn.Module) -> bool:
+def can_pack(model: Any) -> bool:
     """Whether a model of transformers computes the same for packed sequences as for each alone."""
     if not getattr(model, "_supports_attention_backend", False):
         return False
