@@ -302,7 +302,7 @@ class _clear_errors:
                             "folder made by the course or a hub id such as owner/name.") from error
 
 
-def count_parameters(model: Any) -> dict[str, int]:
+def count_parameters(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: `total`, `trainable`, and `embedding` (input table, tied or not)."""
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return {
