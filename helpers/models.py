@@ -173,7 +173,7 @@ def _with_adapters(
     return _placed(_checkpointed(model, settings) if trains else model, settings)
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None) -> None:
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
     """Give the tokenizer a pad token of its own and left padding, in place.
 
     When pad equals eos, a loss that ignores padding ignores the end of the text as well, and a

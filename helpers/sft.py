@@ -181,7 +181,7 @@ def _trainer() -> Any:
 
     class Trainer(SFTTrainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            sampler = super()._get_train_sampler(train_dataset)
+            sampler: Any = super()._get_train_sampler(train_dataset)
             sampler.batch_size *= self.args.world_size  # it groups the rows of one process
             return sampler
 

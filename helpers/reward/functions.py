@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from helpers.engine.class_logits import class_logits, positive_label
@@ -31,13 +32,13 @@ def set_normalisation(model: nn.Module, rewards: Sequence[float]) -> tuple[float
     return mean, std
 
 
-def normalise(rewards: Sequence[float], mean: float, std: float) -> np.ndarray:
+def normalise(rewards: npt.ArrayLike, mean: float, std: float) -> np.ndarray:
     """Rewards on the scale where reference samples have mean 0 and variance 1."""
     return (np.asarray(rewards, dtype=np.float64) - mean) / std
 
 
 def reward_function(
-    model: nn.Module, tokenizer, batch_size: int | None = None
+    model: nn.Module, tokenizer: Any, batch_size: int | None = None
 ) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """A function from prompts and responses to normalised rewards (n,).
 
@@ -54,7 +55,7 @@ def reward_function(
     return rewards
 
 
-def load_reward_function(settings) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+def load_reward_function(settings: Any) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """The trained stage `reward_model` as a function (prompts, responses) -> rewards (n,).
 
     Rewards are normalised: mean 0 and variance 1 on samples of the reference (SFT) policy.

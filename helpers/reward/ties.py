@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,8 @@ class ComparisonTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.model.forward = functools.partial(reward_logits, self.model)  # as in `PairTrainer`
+        inner: Any = self.model
+        inner.forward = functools.partial(reward_logits, inner)  # as in `PairTrainer`
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         logits = model(inputs["input_ids"], inputs["attention_mask"])
@@ -174,7 +176,7 @@ class ComparisonTrainer(Trainer):
         return loss, logits.detach(), inputs["label"]
 
     def _get_train_sampler(self, train_dataset=None):
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         size = self._train_batch_size * max(1, self.args.world_size)
         return LengthGroupedSampler([r["length"] for r in rows], size, self.args.seed)
 

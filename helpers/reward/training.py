@@ -76,7 +76,8 @@ class PairTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         # What is called is the model, in whatever wraps it: autocast, and DDP, which would not
         # average gradients otherwise. `without_wrappers` gives it its own forward back.
-        self.model.forward = functools.partial(pair_rewards, self.model, pool=pool_fn)
+        inner: Any = self.model
+        inner.forward = functools.partial(pair_rewards, inner, pool=pool_fn)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         chosen, rejected = model(inputs)
@@ -99,7 +100,7 @@ class PairTrainer(Trainer):
         return loss, rewards.detach(), inputs["row"]
 
     def _get_train_sampler(self, train_dataset=None):
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         batch_size = self._train_batch_size * max(1, self.args.world_size)
         length = shared_length if self.share_prompts else lambda row: row["length"]
         return LengthGroupedSampler([length(row) for row in rows], batch_size, self.args.seed)
