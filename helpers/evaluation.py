@@ -179,6 +179,9 @@ def response_logprobs(
 ) -> Any:
     """Log-probability that `model` gives to each response token.
 
+    An id that no token has (embeddings are often larger than the vocabulary) counts like any
+    other: it can be sampled, and its text is empty.
+
     Args:
         prompt_ids, prompt_mask: (n, prompt_length), left-padded.
         response_ids, response_mask: (n, response_length), right-padded.
@@ -220,7 +223,8 @@ def response_logprobs(
 def best_of_n_kl(n: int) -> float:
     """KL of best-of-n from the model it samples from, at most log n − (n − 1)/n nats per response.
 
-    Exact when no two responses share a score; otherwise an upper bound (Beirami et al. 2024,
+    An upper bound, for a language model always above the KL itself. It is met only where no single
+    response has a probability to speak of and no two share a score (Beirami et al. 2024,
     arXiv:2401.01879).
     """
     if n < 1:

@@ -251,11 +251,11 @@ def update_reward_model(
     return history
 
 
-def _unfreeze(model: nn.Module) -> list[nn.Parameter]:
-    """What to train: what asks for gradients or, of a loaded adapter model, adapters and head."""
-    if not any(p.requires_grad for p in model.parameters()):
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = "lora_" in name or "modules_to_save" in name
+def _unfreeze(model: Any) -> list[nn.Parameter]:
+    """What to train: what asks for gradients; with adapters, these and the head and no more."""
+    if hasattr(model, "peft_config"):
+        model.requires_grad_(False)
+        model.set_adapter(model.active_adapter)  # asks for the gradients of all that belongs to it
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UserError("no parameter of the reward model can be trained; it is frozen.")

@@ -12,7 +12,7 @@ therefore depends on its own prompt and noise only, not on its neighbours or on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -34,7 +34,8 @@ class Rollout:
     - ``response_ids``, ``response_mask``: (n, T), padded on the right; the end-of-text token of a
       finished response is inside the mask;
     - ``logprobs``: (n, T), log-probability of each sampled token in nats, 0 at padding;
-    - ``texts``: the responses as strings, without special tokens, white space untouched;
+    - ``texts``: the responses as strings as they follow their prompts, without special tokens,
+      white space untouched;
     - ``finished``: (n,), whether the row ended with end-of-text within the allowed length.
     """
 
@@ -48,6 +49,12 @@ class Rollout:
 
     def __len__(self) -> int:
         return self.prompt_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same with its tensors on another device; `sample` leaves them on the CPU."""
+        return replace(self, **{
+            name: value.to(device) for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)})
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -102,6 +109,7 @@ def sample(
 
     ``noise`` (n, max_new_tokens) replaces the uniform numbers made from ``seed``; a process that
     holds some rows of a larger batch passes its slice, and gets what one process would have got.
+    What `policy.generation_config` holds (temperature, top-k and the like) is not looked at.
     Rows are batched by prompt length; the result is in the order of ``prompts``. Raises UserError
     for an empty prompt, a tokenizer whose pad equals its eos, or a length beyond the model's.
     """
@@ -150,7 +158,8 @@ def sample(
     mask = (torch.arange(width) < lengths[:, None]).long()
     finished = response.gather(1, lengths[:, None] - 1).squeeze(1) == end
     prompt_ids, prompt_mask = pad_left(encoded, pad)
-    texts = decode(tokenizer, response, mask)
+    lists = [row[:length] for row, length in zip(response.tolist(), lengths.tolist(), strict=True)]
+    texts = decode(tokenizer, encoded, lists)
     return Rollout(prompt_ids, prompt_mask, response, mask, logprobs, texts, finished)
 
 

@@ -182,13 +182,27 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
     """
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": scratch.PAD})
-        if model is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tokenizer.padding_side = "left"
     if model is not None:
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            _add_rows(model, len(tokenizer))
         model.config.pad_token_id = tokenizer.pad_token_id
         if model.generation_config is not None:
             model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+@torch.no_grad()
+def _add_rows(model: PreTrainedModel, size: int) -> None:
+    """Grow the embeddings to `size` rows; the new ones are the mean of the others, at each load.
+
+    Drawn at random, a new token's logit would lie near 0. Where all others are far below, as with
+    GPT-2, the model would write nothing else, and no two loads would be the same model.
+    """
+    known = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(size, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if layer is not None:
+            layer.weight[known:] = layer.weight[:known].float().mean(0)
 
 
 def new_reward_model(

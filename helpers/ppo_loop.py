@@ -1,7 +1,8 @@
 """PPO for a language model as plain as it can be written: what notebook 05 shows line by line.
 
 No packed rows, no processes, no checkpoints: every pass is over the whole padded batch. The trainer
-in `ppo_trainer.py` computes the same losses, and a test holds the two together.
+in `ppo_trainer.py` computes the same losses, and a test holds the two together. Policy, reference
+and value head stand on one device; what is trained of them is float32.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def response_outputs(
     logprobs = ppo.logprobs_from_logits(out.logits[:, columns], rollout.response_ids, temperature)
     if value_head is None:
         return logprobs, None
-    return logprobs, value_head(out.hidden_states[-1][:, columns]).squeeze(-1)
+    hidden = out.hidden_states[-1][:, columns].to(value_head.weight.dtype)
+    return logprobs, value_head(hidden).squeeze(-1)
 
 
 @torch.no_grad()
@@ -46,11 +48,12 @@ def collect(
 ) -> tuple[Rollout, dict[str, Any]]:
     """Sample one batch and work out what each token deserves."""
     t = config.temperature
-    rollout = sample(policy, tokenizer, prompts, config.max_new_tokens, t, seed)
+    rollout = sample(policy, tokenizer, prompts, config.max_new_tokens, t, seed).to(policy.device)
     mask = rollout.response_mask
     logprobs, values = response_outputs(policy, rollout, t, value_head)
     reference_logprobs, _ = response_outputs(reference, rollout, t)
-    raw = torch.tensor(reward_fn(prompts, rollout.texts), dtype=torch.float32)
+    raw = torch.tensor(
+        reward_fn(prompts, rollout.texts), dtype=torch.float32, device=policy.device)
     scores = ppo.penalise_missing_eos(raw, rollout.finished, config.missing_eos_penalty)
     rewards = ppo.token_rewards(scores, logprobs, reference_logprobs, mask, config.kl_coef)
     advantages, returns = ppo.gae(rewards, values, mask, config.gamma, config.lam)

@@ -38,9 +38,17 @@ from torch import nn
 
 from helpers import ppo
 from helpers.engine import checkpoints
+from helpers.engine.heads import float32_logits
 from helpers.engine.kinds import RewardFn
 from helpers.engine.packing import Layout, can_pack, packed_attention
-from helpers.engine.place import inner_model, mixed_precision, plain_attention, reuse_memory
+from helpers.engine.place import (
+    backbone,
+    forget_precision,
+    inner_model,
+    mixed_precision,
+    plain_attention,
+    reuse_memory,
+)
 from helpers.engine.token_logprobs import chosen_logprobs, entropy_and_kl
 from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
@@ -109,7 +117,9 @@ class PPOConfig:
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in settings.ppo.as_dict().items() if k in known}
         precision = "bfloat16" if mixed_precision(settings) else "float32"
-        return cls(**{"seed": settings.seed, "precision": precision, **values, **changes})
+        own = {"seed": settings.seed, "precision": precision,
+               "gradient_checkpointing": settings.models.gradient_checkpointing}
+        return cls(**{**own, **values, **changes})
 
 
 def sum_of(*rewards: RewardFn, weights: Sequence[float] | None = None) -> RewardFn:
@@ -168,50 +178,38 @@ class ActorCritic(nn.Module):
         self.value_model = value_model
         inner = inner_model(policy)
         width = inner.get_output_embeddings().weight.shape[1]
+        self.value_head = None
         if value_model is None:
             self.value_head = nn.Linear(width, 1)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
             self.value_head.to(inner.get_output_embeddings().weight.device)
-        self.plain_head = _head_is_plain(inner)
 
     def forward(self, inputs, rows, columns, critic: bool = True):
         """Logits (N, vocabulary) and values (N,) at N positions (rows, columns) of input_ids.
 
-        `inputs`: what a trunk is called with. A row is one sequence, padded on the right, or
-        several that are packed. A causal model's real tokens never look at what follows them, so
-        no mask is needed and none is made.
+        Both are float32, whatever the precision of the layers below. `inputs`: what a trunk is
+        called with. A row is one sequence, padded on the right, or several that are packed. A
+        causal model's real tokens never look at what follows them, so no mask is needed and none
+        is made.
         """
-        inner = inner_model(self.policy)
-        if self.plain_head:
-            trunk = getattr(inner, inner.base_model_prefix)
-            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
-            logits = inner.get_output_embeddings()(hidden)
-        else:
-            out = inner(**inputs, use_cache=False, output_hidden_states=True)
-            hidden, logits = out.hidden_states[-1][rows, columns], out.logits[rows, columns]
+        states = states_at(self.policy, inputs, rows, columns)
+        logits = float32_logits(self.policy, states)
         if not critic:
             return logits, None
-        if self.value_model is None:
-            values = self.value_head(hidden.to(self.value_head.weight.dtype))
-        else:
-            trunk = getattr(self.value_model, self.value_model.base_model_prefix)
-            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
-            values = self.value_model.score(hidden)
-        return logits, values.squeeze(-1).float()
+        head = self.value_head
+        if self.value_model is not None:
+            states = states_at(self.value_model, inputs, rows, columns)
+            head = inner_model(self.value_model).score
+        with torch.autocast(states.device.type, enabled=False):
+            return logits, head(states.to(head.weight.dtype)).squeeze(-1).float()
 
 
-@torch.no_grad()
-def _head_is_plain(model: nn.Module) -> bool:
-    """Whether logits are the output embedding of the trunk's last state, with nothing between."""
-    ids = torch.tensor([[0, 1, 2]], device=model.device)
-    training = model.training
-    model.eval()
-    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False)
-    logits = model.get_output_embeddings()(hidden.last_hidden_state)
-    same = torch.allclose(logits, model(input_ids=ids, use_cache=False).logits, atol=1e-4)
-    model.train(training)
-    return same
+def states_at(
+    model: nn.Module, inputs: Mapping[str, Any], rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Last hidden states (N, width) at N positions (rows, columns) of a trunk's input_ids."""
+    return backbone(model)(**inputs, use_cache=False).last_hidden_state[rows, columns]
 
 
 @dataclass
@@ -319,7 +317,9 @@ class PPO:
         self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir else None
         if self.config.checkpoint_every and self.checkpoint_dir is None:
             raise UserError("PPO: checkpoint_every needs checkpoint_dir, a folder to write to.")
+        forget_precision()  # this trainer has its own; an earlier one's would be inherited
         self.accelerator = Accelerator(
+            mixed_precision="no",
             cpu=not torch.cuda.is_available() or policy.device.type == "cpu",
             log_with=log_with, project_dir=str(log_dir) if log_dir else None,
         )
@@ -747,11 +747,8 @@ class PPO:
         with self._autocast():
             if self.reference is None:
                 return model(inputs, rows, columns, critic=False)[0]
-            if not model.plain_head:
-                return self.reference(**inputs, use_cache=False).logits[rows, columns]
-            trunk = getattr(self.reference, self.reference.base_model_prefix)
-            hidden = trunk(**inputs, use_cache=False).last_hidden_state[rows, columns]
-            return self.reference.get_output_embeddings()(hidden)
+            states = states_at(self.reference, inputs, rows, columns)
+            return float32_logits(self.reference, states)
 
     def _packed(self):
         """Within it, attention is that of packed rows, on the way back too."""

@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,9 @@ import torch
 from torch import nn
 
 from helpers.engine.kinds import RewardFn
-from helpers.engine.tokens import check_tokenizer
+from helpers.engine.place import backbone, forget_precision, inner_model
+from helpers.engine.tokens import bos_in_front as bos_in_front  # handed on
+from helpers.engine.tokens import check_tokenizer, decode, encode_prompts
 from helpers.errors import UserError
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -114,27 +117,25 @@ def split_texts(
     mask = real[:, prompt_width:].long().cumprod(1)
     prompts, responses = [], []
     for ids, p, r in zip(input_ids.cpu(), real[:, :prompt_width], mask.bool(), strict=True):
-        prompts.append(decode(tokenizer, ids[:prompt_width][p]))
-        responses.append(decode(tokenizer, ids[prompt_width:][r]))
-    return prompts, responses, mask.to(input_ids.device)
-
-
-def decode(tokenizer: Any, ids: Any) -> str:
-    """Exact text of some token ids, without special tokens and without prettified spaces."""
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        prompts.append(ids[:prompt_width][p].tolist())
+        responses.append(ids[prompt_width:][r].tolist())
+    before = [[] for _ in prompts]  # a text of its own; a response follows its prompt
+    texts = decode(tokenizer, before, prompts), decode(tokenizer, prompts, responses)
+    return *texts, mask.to(input_ids.device)
 
 
 def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict[str, list[int]]]:
     """Rows `{"input_ids": [...]}` of one width, padded on the left, as TRL's trainer wants them.
+
+    The width counts what the tokenizer puts in front of a text (`bos_in_front`).
 
     Raises:
         UserError: the pad token is missing or is the end token, or a prompt is too long.
     """
     check_tokenizer(tokenizer)  # where pad is end, TRL masks the end of every response
     rows = []
-    for text in prompts:
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        if not 0 < len(ids) <= width:
+    for text, ids in zip(prompts, encode_prompts(tokenizer, prompts), strict=True):
+        if len(ids) > width:
             raise UserError(f"prompt {text!r} has {len(ids)} tokens; it must have 1 to {width}.")
         rows.append({"input_ids": [tokenizer.pad_token_id] * (width - len(ids)) + ids})
     return rows
@@ -143,8 +144,8 @@ def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict
 def new_value_model(policy: Any, pad_token_id: int) -> Any:
     """A separate value model: the policy's backbone, copied, under a score head of zeros.
 
-    With a head of zeros every value starts at 0, so the first advantages are not distorted by a
-    random critic.
+    It is float32, as all that trains is; the policy may not have adapters. With a head of zeros
+    every value starts at 0, so the first advantages are not distorted by a random critic.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -156,10 +157,34 @@ def new_value_model(policy: Any, pad_token_id: int) -> Any:
     logging.set_verbosity_error()
     model = AutoModelForSequenceClassification.from_config(config)
     logging.set_verbosity(level)
-    getattr(model, model.base_model_prefix).load_state_dict(
-        getattr(policy, policy.base_model_prefix).state_dict())
+    model.float()  # whatever the policy's type: it trains
+    backbone(model).load_state_dict(backbone(policy).state_dict())
     nn.init.zeros_(model.score.weight)
     return model.to(next(policy.parameters()).device).eval()
+
+
+def ready_for_trl(model: Any, tokenizer: Any, folder: str | Path | None = None) -> Any:
+    """What TRL's trainers would take from elsewhere, answered before they are made; in place.
+
+    - Sampling settings that a model brings in its `generation_config` (Qwen's repetition penalty)
+      would be at work in rollouts wherever TRL's own say nothing: they are removed.
+    - `PPOTrainer` has no precision of its own: that of an earlier trainer is forgotten.
+    - `RLOOTrainer` loads its reference from where the model's config says that it came from. There
+      it has no row for a padding token that was added since. With `folder` the model is saved there
+      as it is now and its config names the folder. A model with adapters needs none of this.
+    """
+    from transformers import GenerationConfig
+
+    forget_precision()
+    inner = inner_model(model)
+    inner.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id)
+    if folder is not None and inner is model:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        model.config._name_or_path = str(folder)
+    return model
 
 
 def trl_config(settings: Any, output_dir: str) -> Any:

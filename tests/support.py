@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
     GPT2Config,
@@ -51,6 +51,31 @@ def numbered_words(count):
     tokenizer = word_tokenizer(inner, eos="<|end|>", pad="<|pad|>", unk="<|unk|>")
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
+
+
+def pieces_tokenizer():
+    """A tokenizer as SentencePiece makes them (Llama 2): words begin with ▁, letters that it lacks
+    are spelt in bytes, and a text that is decoded loses the space it begins with."""
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    words = ("▁This", "▁film", "▁was", "▁great")
+    letters = sorted(set("".join(words)))
+    vocabulary = {t: i for i, t in enumerate(["<unk>", "<s>", "</s>", "<pad>", *bytes_, *letters])}
+    merges = []
+    for word in words:
+        for end in range(2, len(word) + 1):
+            vocabulary.setdefault(word[:end], len(vocabulary))
+            if (word[: end - 1], word[end - 1]) not in merges:
+                merges.append((word[: end - 1], word[end - 1]))
+    inner = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    inner.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+        decoders.Strip(" ", 1, 0)])
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        pad_token="<pad>")
 
 
 def gpt2(tokenizer, seed=0, **changes):

@@ -1,6 +1,8 @@
 """Evaluation against closed forms, slow loops and SciPy."""
 
+import ast
 import itertools
+import json
 import math
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ from scipy import stats
 
 from helpers import evaluation as ev
 from helpers.errors import UserError
+from helpers.paths import ROOT
 
 
 def test_bootstrap_interval_matches_scipy_percentile_bootstrap():
@@ -134,6 +137,15 @@ def test_best_of_n_kl_is_the_kl_of_the_best_rank_among_n_uniform_draws():
         density = n * u ** (n - 1)
         assert ev.best_of_n_kl(n) == pytest.approx(
             np.trapezoid(density * np.log(density), u), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 4, 16])
+def test_best_of_n_kl_is_above_that_of_responses_with_a_probability_of_their_own(n):
+    """Language models have such responses: no two share a score here, and the bound is not met."""
+    for chances in np.random.default_rng(0).dirichlet(np.ones(6), 20):
+        up_to = np.append(0, chances.cumsum())  # responses in the order of their scores
+        best = np.diff(up_to**n)
+        assert 0 < (best * np.log(best / chances)).sum() < 0.999 * ev.best_of_n_kl(n)
 
 
 def test_distinct_and_repetition_on_texts_counted_by_hand():
@@ -315,3 +327,23 @@ def test_share_of_best_of_n_is_one_for_best_of_n_itself():
     assert share((gains[3] + gains[4]) / 2, middle, curve) == pytest.approx(1)
     assert share(gains[-1], 50.0, curve) == pytest.approx(1)  # held at the last n
     assert np.isnan(ev.share_of_best_of_n(0.1, 0.0, curve))
+
+
+def test_02_times_a_gpu_until_it_has_finished():
+    """A GPU returns at once: here work takes a second that passes when somebody waits for it."""
+    notebook = ROOT / "notebooks" / "02_benchmarking_language_models.ipynb"
+    cells = json.loads(notebook.read_text("utf-8"))
+    source = next(text for cell in cells["cells"]
+                  if "def seconds(" in (text := "".join(cell["source"])))
+    function = ast.unparse(next(node for node in ast.parse(source).body
+                                if isinstance(node, ast.FunctionDef) and node.name == "seconds"))
+    clock = {"now": 0.0, "given": 0.0}
+
+    def wait():
+        clock["now"] += clock.pop("given", 0.0)
+
+    gpu = SimpleNamespace(is_available=lambda: True, synchronize=wait)
+    names = {"time": SimpleNamespace(perf_counter=lambda: clock["now"]),
+             "torch": SimpleNamespace(cuda=gpu)}
+    exec(function, names)
+    assert names["seconds"](lambda: clock.update(given=1.0)) == 1.0

@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
-from support import gpt2, numbered_words
+from families import FAMILIES, family_tokenizer
+from support import gpt2, numbered_words, pieces_tokenizer
 from torch.profiler import profile
 
 from helpers import generation
+from helpers.engine.tokens import decode, encode_prompts
 from helpers.errors import UserError
 
 
@@ -165,3 +167,72 @@ def test_prompts_that_are_missing_or_empty_are_refused(policy, tokenizer, prompt
 def test_a_prompt_beyond_the_models_positions_is_refused_with_its_row(policy, tokenizer):
     with pytest.raises(UserError, match="Prompt 1 has 30 tokens"):
         generation.sample(policy, tokenizer, ["w1", " ".join(["w2"] * 30)], 4)
+
+
+# ---------------------------------------------------------------------------- tokenizers of others
+
+
+def split_at(tokenizer, text, cut):
+    """Ids of a text, as a prompt of `cut` tokens and the response that follows it."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids[:cut], ids[cut:]
+
+
+def test_a_response_keeps_the_space_that_it_begins_with():
+    tokenizer = pieces_tokenizer()
+    prompt, response = split_at(tokenizer, "This film was great", 3)
+    assert tokenizer.decode(response) == "great"  # what decoding alone makes of it
+    assert decode(tokenizer, [prompt], [response]) == [" great"]
+    assert decode(tokenizer, [prompt, prompt], [[], [*response, tokenizer.eos_token_id]]) == [
+        "", " great"]
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+@pytest.mark.parametrize("make", [pieces_tokenizer, lambda: family_tokenizer("gpt2")])
+def test_prompt_and_response_together_are_the_text_wherever_it_is_cut(make, cut):
+    """Also in the middle of a character that is spelt in several bytes."""
+    tokenizer, text = make(), "Ths \u20ac \U0001f600 \u00e9"
+    prompt, response = split_at(tokenizer, text, cut)
+    (after,) = decode(tokenizer, [prompt], [response])
+    (before,) = tokenizer.batch_decode([prompt])
+    assert before.replace("\ufffd", "") + after == text
+    assert decode(tokenizer, [[]], [prompt + response]) == [text]
+
+
+def test_bytes_that_make_no_character_are_those_of_decoding_alone():
+    """GPT-2's texts are what they were: an untrained model writes pieces of characters."""
+    tokenizer = family_tokenizer("gpt2")
+    prompts = tokenizer(["The old cat", "A"], add_special_tokens=False)["input_ids"] * 100
+    ids = torch.randint(0, len(tokenizer), (200, 9), generator=torch.Generator().manual_seed(0))
+    alone = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert any("\ufffd" in text for text in alone)
+    assert decode(tokenizer, prompts, ids.tolist()) == alone
+
+
+def test_an_id_that_the_embedding_has_and_no_token_leaves_nothing_in_the_text():
+    tokenizer = family_tokenizer("qwen2")
+    prompt, response = split_at(tokenizer, "The old cat", 2)
+    beyond = len(tokenizer) + 3
+    assert decode(tokenizer, [prompt], [[beyond, *response, beyond]]) == decode(
+        tokenizer, [prompt], [response])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompts_begin_as_the_tokenizer_begins_a_text(name):
+    tokenizer = family_tokenizer(name)
+    texts = ["The old cat", "A fox"]
+    assert encode_prompts(tokenizer, texts) == tokenizer(texts)["input_ids"]
+    starts = encode_prompts(tokenizer, texts)[0][0] == tokenizer.bos_token_id
+    assert starts == (name in ("llama", "mistral", "gemma", "gemma2"))
+
+
+def test_a_prompt_whose_text_has_the_first_token_gets_no_second_one_and_no_end_is_put_behind_it():
+    from tokenizers import processors
+
+    tokenizer = family_tokenizer("llama")
+    plain = tokenizer("The cat", add_special_tokens=False)["input_ids"]
+    assert encode_prompts(tokenizer, ["<s>The cat"]) == [[tokenizer.bos_token_id, *plain]]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[
+            ("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)])
+    assert encode_prompts(tokenizer, ["The cat"]) == [[tokenizer.bos_token_id, *plain]]

@@ -15,7 +15,7 @@ from torch import nn
 
 from helpers import ppo, ppo_loop
 from helpers.errors import UserError
-from helpers.generation import sample
+from helpers.generation import Rollout, sample
 from helpers.ppo_trainer import (
     PPO,
     ActorCritic,
@@ -108,6 +108,25 @@ def test_the_plain_loop_and_the_trainer_see_the_same_losses(tokenizer):
             assert ours[name] == pytest.approx(theirs[name], abs=2e-5), name
     expected = torch.cat([p.detach().flatten() for p in [*policy.parameters(), *head.parameters()]])
     assert torch.allclose(weights(trainer), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_plain_loop_stays_on_the_policys_device(tokenizer, monkeypatch, dtype):
+    """The device `meta` knows shapes and types and holds no numbers. A tensor left on the CPU, or
+    of another type, is an error there as it would be on a GPU, and no GPU is needed."""
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: 1.0)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: False)
+    n, width, c = 4, 6, config()
+    policy, reference = (new_policy(dropout=0.0).to("meta", dtype) for _ in range(2))
+    head = nn.Linear(16, 1).to("meta")
+    on_cpu = {"prompt_ids": torch.zeros(n, 3).long(), "prompt_mask": torch.ones(n, 3).long(),
+              "response_ids": torch.zeros(n, width).long(), "logprobs": torch.zeros(n, width),
+              "response_mask": torch.ones(n, width).long(), "finished": torch.ones(n).bool()}
+    monkeypatch.setattr(ppo_loop, "sample", lambda *_: Rollout(texts=[""] * n, **on_cpu))
+    history = ppo_loop.ppo_loop(
+        policy, reference, head, lambda p, r: [0.0] * n, tokenizer, PROMPTS, c)
+    assert head.weight.grad.is_meta and policy.lm_head.weight.grad.is_meta
+    assert len(history) == 3
 
 
 @pytest.mark.parametrize("changes", [
@@ -310,7 +329,7 @@ def test_a_separate_value_model_is_trained_and_the_policys_trunk_has_no_head(tok
     before = value_model.score.weight.detach().clone()
     trainer = run(tokenizer, value_model=value_model)
     assert not torch.equal(before, value_model.score.weight)
-    assert not hasattr(trainer.model, "value_head")
+    assert trainer.model.value_head is None
 
 
 def test_whitened_rewards_and_unwhitened_advantages_run(tokenizer):
@@ -366,6 +385,24 @@ def test_bfloat16_starts_with_ratio_one_and_stays_near_float32(tokenizer):
     assert half.history[0]["kl"] == pytest.approx(0, abs=1e-2)
     assert all(p.dtype == torch.float32 for p in half.model.parameters())
     assert (weights(full) - weights(half)).abs().max() < 0.05
+
+
+def test_a_shift_of_all_logits_changes_nothing_in_bfloat16(tokenizer):
+    """A softmax does not see it. Logits near -100, where GPT-2's are, have few digits in bfloat16:
+    rounded there, ratios scatter and the clip hides gradients."""
+    def run_shifted(by):
+        policy = gpt2(new_tokenizer(), initializer_range=0.2, tie_word_embeddings=False)
+        head = nn.Linear(16, len(tokenizer))
+        head.weight, head.bias.data = policy.lm_head.weight, torch.full((len(tokenizer),), by)
+        head.bias.requires_grad = False
+        policy.set_output_embeddings(head)
+        return run(tokenizer, policy, precision="bfloat16", updates=1, learning_rate=2e-4,
+                   clip_range=0.02).history[0]
+
+    here, there = run_shifted(0.0), run_shifted(-100.0)
+    assert here["clip_fraction"] == pytest.approx(there["clip_fraction"], abs=0.03)
+    for name in ("reward", "kl", "kl_exact", "policy_loss", "approx_kl"):
+        assert here[name] == pytest.approx(there[name], abs=5e-4), name
 
 
 def test_a_model_that_cannot_be_packed_learns_the_same_from_padded_rows(tokenizer, monkeypatch):

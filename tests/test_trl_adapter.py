@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from support import pieces_tokenizer
 
 from helpers import data, evaluation, models, reward
 from helpers import trl_adapter as ta
@@ -107,6 +108,15 @@ def test_text_after_a_pad_in_mid_response_is_not_seen_by_the_judge(tokenizer):
     get_reward(ta.TextReward(spy, tokenizer, WIDTH),
                torch.tensor([rows(tokenizer, "a", response)]), tokenizer.pad_token_id, WIDTH)
     assert seen == [" good"]
+
+
+def test_the_judge_reads_the_space_between_prompt_and_response():
+    pieces = pieces_tokenizer()
+    padded = ta.pad_prompts(["This film was"], pieces, WIDTH)[0]["input_ids"]
+    assert padded[-4] == pieces.bos_token_id
+    ids = torch.tensor([padded + pieces("great", add_special_tokens=False)["input_ids"]])
+    prompts, responses, _ = ta.split_texts(ids, ids != pieces.pad_token_id, pieces, WIDTH)
+    assert prompts[0] + responses[0] == "This film was great"
 
 
 def test_id_zero_as_a_real_token_would_not_be_taken_for_padding(tokenizer):

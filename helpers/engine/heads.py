@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
@@ -27,14 +28,45 @@ class _Given(nn.Module):
         return Output(last_hidden_state=inputs_embeds)  # pyright: ignore[reportArgumentType]
 
 
-def next_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits of the next token, (n, vocabulary), from last hidden states (n, width).
+class _Float32(nn.Module):
+    """An output embedding of another type, multiplied in float32."""
 
-    `model`: a causal language model, or a classifier whose input embedding is also that of the
-    outputs; with or without adapters.
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        bias = getattr(layer, "bias", None)
+        self.weight, self.bias = layer.weight.float(), None if bias is None else bias.float()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.weight, self.bias)
+
+
+def float32_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """`next_logits` in float32, also under autocast and where a frozen model is in bfloat16.
+
+    Logits may lie anywhere, GPT-2's near -100, where neighbouring numbers of bfloat16 are half a
+    nat apart: with logits rounded there, the ratio of PPO is noise.
     """
     inner = inner_model(model)
     layer = inner.get_output_embeddings()
+    with torch.autocast(hidden.device.type, enabled=False):
+        if layer.weight.dtype == torch.float32:
+            return next_logits(model, hidden)
+        logits = next_logits(model, hidden, _Float32(layer))
+    head, name = _heads[inner]
+    setattr(head, name, layer)  # nobody keeps the copy in float32
+    return logits
+
+
+def next_logits(
+    model: nn.Module, hidden: torch.Tensor, layer: nn.Module | None = None
+) -> torch.Tensor:
+    """Logits of the next token, (n, vocabulary), from last hidden states (n, width).
+
+    `model`: a causal language model, or a classifier whose input embedding is also that of the
+    outputs; with or without adapters. `layer` takes the place of its output embedding.
+    """
+    inner = inner_model(model)
+    layer = inner.get_output_embeddings() if layer is None else layer
     if inner not in _heads:
         with torch.device("meta"):  # a model without memory
             made = AutoModelForCausalLM.from_config(inner.config).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -114,13 +115,21 @@ def position_ids(mask: torch.Tensor) -> torch.Tensor:
 
 
 def decode(
-    tokenizer: PreTrainedTokenizerBase, response_ids: torch.Tensor, response_mask: torch.Tensor
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
 ) -> list[str]:
-    """Strings of the real tokens of each row, special tokens removed, white space untouched."""
-    rows = [
-        ids[:length].tolist()
-        for ids, length in zip(response_ids, response_mask.sum(1).tolist(), strict=True)
-    ]
-    return tokenizer.batch_decode(
-        rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    """The text of each response as it follows its prompt, without special tokens.
+
+    A response is decoded together with its prompt, and the prompt's text is cut off: alone, many
+    tokenizers (those of SentencePiece) take its first token for the beginning of a text and drop
+    the space before it. White space is left as it is.
+    """
+    def texts(rows: list[list[int]]) -> list[str]:
+        return tokenizer.batch_decode(
+            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    before = texts([list(p) for p in prompts])
+    whole = texts([[*p, *r] for p, r in zip(prompts, responses, strict=True)])
+    # A character may begin in the prompt and end in the response: what both share is the prompt's.
+    return [text[len(os.path.commonprefix([text, start])) :]
+            for text, start in zip(whole, before, strict=True)]
