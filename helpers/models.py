@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -202,7 +202,8 @@ def _add_rows(model: PreTrainedModel, size: int) -> None:
     model.resize_token_embeddings(size, mean_resizing=False)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if layer is not None:
-            layer.weight[known:] = layer.weight[:known].float().mean(0)
+            weight = cast(torch.Tensor, layer.weight)
+            weight[known:] = weight[:known].float().mean(0)
 
 
 def new_reward_model(
@@ -217,7 +218,7 @@ def new_reward_model(
     """
     if isinstance(source, PreTrainedModel):
         revision = getattr(source, "hub_revision", None)
-        source = source.name_or_path + (f"@{revision}" if revision else "")
+        source = f"{source.name_or_path}@{revision}" if revision else str(source.name_or_path)
     with _clear_errors("reward model's backbone", source):
         model = _reward_model(str(source), tokenizer, settings)
     if getattr(model.score, "bias", None) is not None:
@@ -331,7 +332,8 @@ class _clear_errors:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: `total`, `trainable`, and `embedding` (input table, tied or not)."""
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    find: Any = getattr(model, "get_input_embeddings", lambda: None)
+    embedding = find()
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -1,4 +1,4 @@
-"""The hub: what an id in the settings means, what is fetched for it, and its errors in one sentence.
+"""The hub: what an id in the settings means, what is fetched for it, its errors in one sentence.
 
     owner/name[/folder][@revision][:split]     folder and split are of datasets only
 """
@@ -185,7 +185,7 @@ def _commit_and_files(repo: str, kind: str, revision: str | None) -> tuple[str, 
     """What a revision means, and the names of its files: the first question to the hub."""
     from huggingface_hub import HfApi, constants
 
-    info = patiently(lambda: HfApi().repo_info(
+    info: Any = patiently(lambda: HfApi().repo_info(
         repo, repo_type=kind, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     return info.sha, tuple(file.rfilename for file in info.siblings)
 
@@ -201,7 +201,8 @@ def _split_files(found: HubId) -> dict[str, list[str]]:
     from huggingface_hub import constants
 
     name = "--".join(("splits", found.revision or "main", found.folder or "")).replace("/", "--")
-    kept = Path(constants.HF_HUB_CACHE, f"datasets--{found.repo.replace('/', '--')}", f"{name}.json")
+    folder = f"datasets--{found.repo.replace('/', '--')}"
+    kept = Path(constants.HF_HUB_CACHE, folder, f"{name}.json")
     if _offline() and kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     commit, _ = _commit_and_files(found.repo, "dataset", found.revision)

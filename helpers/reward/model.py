@@ -261,7 +261,9 @@ def score(
         batch = pad_responses(
             [texts[i] for i in index], [starts[i] for i in index], tokenizer.pad_token_id)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        rewards[index] = reward_logits(model, **batch).double().cpu().numpy()
+        rewards[index] = reward_logits(
+            model, batch["input_ids"], batch["attention_mask"],
+            response_mask=batch["response_mask"]).double().cpu().numpy()
     model.train(was_training)
     return rewards
 

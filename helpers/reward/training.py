@@ -69,7 +69,8 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 class PairTrainer(Trainer):
     """`transformers.Trainer` on pairs: both responses of a pair in one forward pass."""
 
-    def __init__(self, *args, loss_fn, pool_fn, margin: float, share_prompts: bool, **kwargs):
+    def __init__(self, *args: Any, loss_fn: Callable, pool_fn: Callable, margin: float,
+                 share_prompts: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss_fn, self.margin = loss_fn, margin
         self.share_prompts = share_prompts
@@ -79,7 +80,8 @@ class PairTrainer(Trainer):
         inner: Any = self.model
         inner.forward = functools.partial(pair_rewards, inner, pool=pool_fn)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
         chosen, rejected = model(inputs)
         # The margin is a training device: evaluation measures the plain likelihood.
         margin = inputs["margin"] + self.margin if model.training else 0.0
@@ -93,7 +95,8 @@ class PairTrainer(Trainer):
             )
         return (loss, torch.stack([chosen, rejected], dim=1)) if return_outputs else loss
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(self, model: nn.Module, inputs: Any, prediction_loss_only: bool,
+                        ignore_keys: list[str] | None = None) -> Any:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
