@@ -83,3 +83,10 @@ def test_dropout_that_is_a_plain_number_is_switched_off_too():
     assert not torch.equal(model(ids).logits, model(ids).logits)
     models.disable_dropout(model)
     assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_a_candidate_is_named_without_its_revision(tmp_path):
+    settings = load_profile("embedded", {"models.base": "lvwerra/gpt2-imdb@refs/pr/1"})
+    assert models.benchmark_candidates(settings, ["owner/other@v1", tmp_path]) == {
+        "other": "owner/other@v1", tmp_path.name: str(tmp_path),
+        "gpt2-imdb": "lvwerra/gpt2-imdb@refs/pr/1"}
