@@ -255,6 +255,11 @@ def _converted(
         (row for path, *_ in stamps for row in read_rows(path)), convert, kind, name))
 
 
+def forget() -> None:
+    """Give up the rows that are kept in memory."""
+    _converted.cache_clear()
+
+
 @cache
 def _hub_files(source: str, split: str, what: str) -> tuple[list[Path], str, set[str] | None]:
     return hub.dataset_files(source, split, what)

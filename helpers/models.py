@@ -99,8 +99,14 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
     if settings.models.base == "embedded":
         smallest = next(iter(zoo()))
         named[smallest] = str(EMBEDDED / "zoo" / smallest)
-    named |= {Path(source).name: str(source) for source in more}
-    return {**named, Path(base.partition("@")[0]).name: base}
+    named |= {_short_name(source): str(source) for source in more}
+    return {**named, _short_name(base): base}
+
+
+def _short_name(source: str | Path) -> str:
+    """The last part of a folder, or of a hub id without its revision."""
+    found = None if Path(source).exists() else hub.parse(str(source))
+    return Path(found.repo if found else source).name
 
 
 def zoo() -> dict[str, dict[str, Any]]:

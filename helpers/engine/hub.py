@@ -88,7 +88,7 @@ def dataset_files(source: str, split: str, what: str) -> tuple[list[Path], str, 
         raise UserError(f"{what}: {source!r} is neither a file nor a folder nor a hub id of the "
                         "form owner/name.")
     try:
-        groups = patiently(lambda: _split_files(found))
+        groups = _split_files(found)
         train = found.split or ("train" if "train" in groups else next(iter(groups)))
         if train not in groups or (len(groups) > 1 and not found.split and train != "train"):
             raise UserError(
@@ -206,7 +206,8 @@ def _split_files(found: HubId) -> dict[str, list[str]]:
     if _offline() and kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     commit, _ = _commit_and_files(found.repo, "dataset", found.revision)
-    builder = load_dataset_builder(found.repo, data_dir=found.folder, revision=commit)
+    builder = patiently(lambda: load_dataset_builder(
+        found.repo, data_dir=found.folder, revision=commit))
     if not builder.config.data_files:
         raise ValueError("it holds no files that datasets can read")
     start = f"hf://datasets/{found.repo}@{commit}/"

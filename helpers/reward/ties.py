@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from helpers import world
+from helpers.engine import hub
 from helpers.engine.place import device, one_device, without_wrappers
 from helpers.engine.tokens import check_tokenizer, encode_response, last_tokens, pad
 from helpers.errors import UserError
@@ -41,8 +42,9 @@ def new_comparison_model(
     source: str | Path, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> nn.Module:
     """A language model's backbone with a head of three logits: a wins, b wins, tie."""
+    name, options = hub.pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(
-        str(source), num_labels=3, id2label=dict(enumerate(WINNERS)),
+        name, **options, num_labels=3, id2label=dict(enumerate(WINNERS)),
         label2id={name: i for i, name in enumerate(WINNERS)}, dtype=torch.float32,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
