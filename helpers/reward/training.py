@@ -53,7 +53,7 @@ from helpers.reward.pairs import (
 class LengthGroupedSampler(torch.utils.data.Sampler):
     """Yields `length_grouped_order` of the epoch that the Trainer announces by `set_epoch`."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -2,8 +2,8 @@
 
     python tests/hub/course.py [--profiles gpt2 a100 smollm2] [--notebooks 02,03,04,05,06,07]
 
-Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml` cuts
-rows, steps, lengths and batches and nothing else. After each notebook it is asked what was active
+Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
+cuts rows, steps, lengths and batches and nothing else. After each notebook it is asked what was active
 (dtype, adapters, four-bit modules, head) and which files were fetched. Prints a table and writes
 `runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
 """
@@ -22,7 +22,8 @@ from pathlib import Path
 
 import yaml
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import content
 from server import LocalHub
