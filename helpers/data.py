@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -109,12 +109,13 @@ def with_margins(pairs: Sequence[Pair], mean: float = 0.5) -> list[Pair]:
     if bare is not None:
         raise UserError(f"pair {bare} has no scores to make a margin of; "
                         "its row needs score_chosen and score_rejected.")
-    gaps = [max(0.0, pair["score_gap"]) for pair in pairs]
+    gaps = [max(0.0, pair["score_gap"] or 0.0) for pair in pairs]
     if not sum(gaps):
         raise UserError(f"in none of the {len(pairs)} pairs is score_chosen above score_rejected, "
                         "so the scores cannot set margins.")
     unit = mean * len(gaps) / sum(gaps)
-    return [pair | {"margin": gap * unit} for pair, gap in zip(pairs, gaps, strict=True)]
+    return [cast(Pair, pair | {"margin": gap * unit})
+            for pair, gap in zip(pairs, gaps, strict=True)]
 
 
 def load_comparisons(
@@ -137,7 +138,7 @@ def load_demonstrations(
     responses of the preferences otherwise.
     """
     if demonstration_source(settings) == "preferences":
-        rows = [
+        rows: list[Demonstration] = [
             {"prompt": r["prompt"], "response": r["chosen"], "topic": r["topic"]}
             for r in load_pairs(settings, split)
         ]
@@ -160,7 +161,7 @@ def load_known_texts() -> list[KnownText]:
         Rows of `kind` ("reviews" or "dialogues"), `text` and `logprob`: nats, of the way in which
         the generator came to the text, so that the text itself is at least as probable.
     """
-    return read_rows(DATA / "floor" / "test.jsonl.gz")
+    return cast(list[KnownText], read_rows(DATA / "floor" / "test.jsonl.gz"))
 
 
 def cut_prompts(
@@ -252,6 +253,11 @@ def _converted(
     """The rows of files, kept for as long as their time and size stay (the last 16 sets)."""
     return tuple(convert_rows(
         (row for path, *_ in stamps for row in read_rows(path)), convert, kind, name))
+
+
+def forget() -> None:
+    """Give up the rows that are kept in memory."""
+    _converted.cache_clear()
 
 
 @cache

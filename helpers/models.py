@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -99,8 +99,14 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
     if settings.models.base == "embedded":
         smallest = next(iter(zoo()))
         named[smallest] = str(EMBEDDED / "zoo" / smallest)
-    named |= {Path(source).name: str(source) for source in more}
-    return {**named, Path(base.partition("@")[0]).name: base}
+    named |= {_short_name(source): str(source) for source in more}
+    return {**named, _short_name(base): base}
+
+
+def _short_name(source: str | Path) -> str:
+    """The last part of a folder, or of a hub id without its revision."""
+    found = None if Path(source).exists() else hub.parse(str(source))
+    return Path(found.repo if found else source).name
 
 
 def zoo() -> dict[str, dict[str, Any]]:
@@ -173,7 +179,7 @@ def _with_adapters(
     return _placed(_checkpointed(model, settings) if trains else model, settings)
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None) -> None:
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
     """Give the tokenizer a pad token of its own and left padding, in place.
 
     When pad equals eos, a loss that ignores padding ignores the end of the text as well, and a
@@ -202,7 +208,8 @@ def _add_rows(model: PreTrainedModel, size: int) -> None:
     model.resize_token_embeddings(size, mean_resizing=False)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         if layer is not None:
-            layer.weight[known:] = layer.weight[:known].float().mean(0)
+            weight = cast(torch.Tensor, layer.weight)
+            weight[known:] = weight[:known].float().mean(0)
 
 
 def new_reward_model(
@@ -217,7 +224,7 @@ def new_reward_model(
     """
     if isinstance(source, PreTrainedModel):
         revision = getattr(source, "hub_revision", None)
-        source = source.name_or_path + (f"@{revision}" if revision else "")
+        source = f"{source.name_or_path}@{revision}" if revision else str(source.name_or_path)
     with _clear_errors("reward model's backbone", source):
         model = _reward_model(str(source), tokenizer, settings)
     if getattr(model.score, "bias", None) is not None:
@@ -331,7 +338,8 @@ class _clear_errors:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: `total`, `trainable`, and `embedding` (input table, tied or not)."""
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    find: Any = getattr(model, "get_input_embeddings", lambda: None)
+    embedding = find()
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),

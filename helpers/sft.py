@@ -177,11 +177,11 @@ def train_sft(
 
 def _trainer() -> Any:
     """TRL's trainer; however many processes there are, a step sees the same rows."""
-    from trl import SFTTrainer
+    from trl import SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     class Trainer(SFTTrainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            sampler = super()._get_train_sampler(train_dataset)
+            sampler: Any = super()._get_train_sampler(train_dataset)
             sampler.batch_size *= self.args.world_size  # it groups the rows of one process
             return sampler
 

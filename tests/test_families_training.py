@@ -141,7 +141,7 @@ def test_the_published_count_of_trained_parameters():
 
 
 def test_a_quantised_backbone_takes_no_part_in_another_model(tmp_path):
-    """`quantised: [reward]` leaves the policy as it is, and a stage of it does not count as stale."""
+    """`quantised: [reward]` leaves the policy as it is, and its stage depends on none."""
     pytest.importorskip("bitsandbytes", reason="pip install bitsandbytes lets this run")
     settings = settings_of("llama", "NF4", tmp_path, **{"models.quantised": ["reward"]})
     policy, tokenizer = models.load_base(settings, trains=True)

@@ -135,3 +135,10 @@ def test_the_backbone_is_found_in_whatever_wraps_the_model(tmp_path, wrap):
     if wrap == "DDP's place":
         model = torch.nn.DataParallel(model)
     assert backbone(model)(input_ids=torch.tensor([[1, 2]])).last_hidden_state.shape == (1, 2, 32)
+
+
+def test_a_candidate_is_named_without_its_revision(tmp_path):
+    settings = load_profile("embedded", {"models.base": "lvwerra/gpt2-imdb@refs/pr/1"})
+    assert models.benchmark_candidates(settings, ["owner/other@v1", tmp_path]) == {
+        "other": "owner/other@v1", tmp_path.name: str(tmp_path),
+        "gpt2-imdb": "lvwerra/gpt2-imdb@refs/pr/1"}

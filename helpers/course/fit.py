@@ -100,9 +100,9 @@ def _asked(source: str, dataset: bool) -> Download:
     except ImportError:
         return unknown
     disable_progress_bars()
-    patterns = ([f"{folder}/*"] if folder else None) if dataset else list(MODEL_FILES)
+    patterns: Any = ([f"{folder}/*"] if folder else None) if dataset else list(MODEL_FILES)
     try:
-        files = snapshot_download(
+        files: Any = snapshot_download(
             repo, repo_type="dataset" if dataset else "model", revision=revision,
             allow_patterns=patterns, dry_run=True, etag_timeout=5)
     except Exception as error:  # offline, a hub that is down: a dozen kinds for one fact
@@ -208,7 +208,7 @@ def report(settings: Settings, machine: Machine, found: Sequence[Download]) -> l
     for stage in plan.STAGES:
         parts = plan.plan(settings, stage, **how)
         sums = plan.at(parts)
-        fullest = max(sums, key=sums.get)
+        fullest = max(sums, key=lambda moment: sums[moment])
         lines.append(f"  {stage:<12} {sums[fullest] / GB:>6.2f}  at its peak "
                      f"({plan.SAYS[fullest]})")
         for model in dict.fromkeys(part.model for part in parts):

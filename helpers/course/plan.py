@@ -24,6 +24,7 @@ from helpers.paths import DATA
 from helpers.profiles import Settings
 
 Moment = Literal["sample", "score", "learn", "step"]
+Task = Literal["text", "score", "sentiment"]  # what a model is for: its head
 MOMENTS: tuple[Moment, ...] = ("sample", "score", "learn", "step")
 SAYS = {"sample": "sampling", "score": "reading without a way back",
         "learn": "before the way back", "step": "the optimiser's step"}
@@ -87,13 +88,13 @@ class Architecture:
             return self.layers * (2 * w + bias) + w
         return self.layers * (sum(out for _, out in self.linears) + 4 * w) + 2 * w
 
-    def head(self, task: Literal["text", "score", "sentiment"]) -> int:
+    def head(self, task: Task) -> int:
         """Numbers of a head of its own: next token, one reward, or two labels."""
         if task == "sentiment":
             return (self.width + 1) * (self.width + 2)
         return self.width if task == "score" else 0 if self.tied else self.vocabulary * self.width
 
-    def parameters(self, task: Literal["text", "score", "sentiment"] = "text") -> int:
+    def parameters(self, task: Task = "text") -> int:
         """All parameters with the head for a task."""
         return self.matrices + self.embeddings + self.rest + self.head(task)
 
@@ -235,13 +236,13 @@ def activation_bytes(shape: Architecture, way: Way, rows: int, length: int) -> i
     return rows * length * token + scores
 
 
-def held(name: str, shape: Architecture, task: str, way: Way) -> list[Component]:
+def held(name: str, shape: Architecture, task: Task, way: Way) -> list[Component]:
     """A frozen model's weights."""
     return [Component(name, "weights", _frozen_weights(shape, task, way, way.frozen))]
 
 
 def trained(
-    name: str, shape: Architecture, task: str, way: Way, rows: int, length: int,
+    name: str, shape: Architecture, task: Task, way: Way, rows: int, length: int,
     logits: int = 0, accumulates: bool = False,
 ) -> list[Component]:
     """A model that is trained on `rows` texts of `length` tokens at once.
@@ -392,7 +393,7 @@ def _reference(shape: Architecture, way: Way) -> list[Component]:
     return [] if way.rank else held("reference", shape, "text", way)
 
 
-def _frozen_weights(shape: Architecture, task: str, way: Way, rest: int) -> int:
+def _frozen_weights(shape: Architecture, task: Task, way: Way, rest: int) -> int:
     matrices = shape.matrices * (NF4 if way.nf4 else way.frozen)
     return round(matrices) + (shape.parameters(task) - shape.matrices) * rest
 
@@ -440,7 +441,7 @@ def disk_bytes(settings: Settings) -> int:
     two checkpoints with Adam's moments."""
     models = settings.models
 
-    def trains(source: str, task: str) -> int:
+    def trains(source: str, task: Task) -> int:
         shape = architecture(source, settings)
         return shape.adapters(models.lora_r) if models.lora else shape.parameters(task)
 

@@ -27,7 +27,7 @@ def merged(model: nn.Module) -> Any:
 
     What it computes is what `model` computed, up to rounding, and `model` stays as it is.
     """
-    twin = copy.deepcopy(model)
+    twin: Any = copy.deepcopy(model)
     if not in_four_bits(twin):
         return twin.to("cpu", torch.float32).merge_and_unload()
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict

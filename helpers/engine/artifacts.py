@@ -24,7 +24,7 @@ from typing import Any
 from helpers.engine import sources
 from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.profiles import flatten
+from helpers.profiles import Settings, flatten
 
 # stage: (number of the notebook that makes it, settings it depends on)
 MAKERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -58,9 +58,9 @@ session: dict[str, Any] = {"profile": None, "started": time.monotonic()}
 
 def save_stage(
     stage: str,
-    settings,
-    model=None,
-    tokenizer=None,
+    settings: Settings,
+    model: Any = None,
+    tokenizer: Any = None,
     metrics: dict[str, float] | None = None,
     parents: list[str] | tuple[str, ...] = (),
 ) -> Path:
@@ -150,7 +150,7 @@ def _sweep(target: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def stage_info(stage: str, settings) -> dict[str, Any] | None:
+def stage_info(stage: str, settings: Settings) -> dict[str, Any] | None:
     """What `stage.json` says, or None when the stage is not there or not readable."""
     try:
         text = (Path(settings.artifacts) / stage / "stage.json").read_text(encoding="utf-8")
@@ -160,7 +160,7 @@ def stage_info(stage: str, settings) -> dict[str, Any] | None:
     return info if isinstance(info, dict) else None
 
 
-def stale(stage: str, settings) -> str | None:
+def stale(stage: str, settings: Settings) -> str | None:
     """Why a stage has to be made, or None when it can be used as it is."""
     info = stage_info(stage, settings)
     if info is None:
@@ -177,7 +177,7 @@ def stale(stage: str, settings) -> str | None:
     return None
 
 
-def relevant_settings(stage: str, settings) -> dict[str, Any]:
+def relevant_settings(stage: str, settings: Settings) -> dict[str, Any]:
     """The settings a stage depends on, by dotted key, with a hash of its training files."""
     flat = flatten(settings.as_dict())
     keep = MAKERS[stage][1]
@@ -200,13 +200,13 @@ def relevant_settings(stage: str, settings) -> dict[str, Any]:
     return dict(sorted(chosen.items()))
 
 
-def fingerprint(stage: str, settings) -> str:
+def fingerprint(stage: str, settings: Settings) -> str:
     """A hash of `relevant_settings`."""
     text = json.dumps(relevant_settings(stage, settings), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def stage_hash(stage: str, settings) -> str | None:
+def stage_hash(stage: str, settings: Settings) -> str | None:
     """Hash of a stage's weights and tokenizer; a hub id stands for itself; None if missing."""
     if stage in BASES:
         place = base_place(stage, settings)
@@ -228,7 +228,7 @@ def folder_hash(folder: Path) -> str | None:
     return total.hexdigest()[:16]
 
 
-def base_origin(stage: str, settings) -> str:
+def base_origin(stage: str, settings: Settings) -> str:
     """`embedded`, `scratch`, a folder or a hub id: where `base` or `classifier` comes from.
 
     Real reviews are judged by a classifier of real reviews, so there `embedded` means `scratch`.
@@ -239,7 +239,7 @@ def base_origin(stage: str, settings) -> str:
     return source
 
 
-def base_place(stage: str, settings) -> Path | str:
+def base_place(stage: str, settings: Settings) -> Path | str:
     """Where `base` or `classifier` lives: a folder, or a hub id as text."""
     source = base_origin(stage, settings)
     if source == "embedded":

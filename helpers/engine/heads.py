@@ -77,7 +77,7 @@ def next_logits(
     head, name = _heads[inner]
     if layer is not None:
         setattr(head, name, layer)
-    weight = inner.get_input_embeddings().weight if layer is None else layer.weight
+    weight: Any = inner.get_input_embeddings().weight if layer is None else layer.weight
     if layer is None and getattr(head, name).weight is not weight:
         getattr(head, name).weight = weight
     return head(inputs_embeds=hidden[None].to(weight.dtype), use_cache=False).logits[0]

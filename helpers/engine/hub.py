@@ -1,4 +1,4 @@
-"""The hub: what an id in the settings means, what is fetched for it, and its errors in one sentence.
+"""The hub: what an id in the settings means, what is fetched for it, its errors in one sentence.
 
     owner/name[/folder][@revision][:split]     folder and split are of datasets only
 """
@@ -88,7 +88,7 @@ def dataset_files(source: str, split: str, what: str) -> tuple[list[Path], str, 
         raise UserError(f"{what}: {source!r} is neither a file nor a folder nor a hub id of the "
                         "form owner/name.")
     try:
-        groups = patiently(lambda: _split_files(found))
+        groups = _split_files(found)
         train = found.split or ("train" if "train" in groups else next(iter(groups)))
         if train not in groups or (len(groups) > 1 and not found.split and train != "train"):
             raise UserError(
@@ -185,7 +185,7 @@ def _commit_and_files(repo: str, kind: str, revision: str | None) -> tuple[str, 
     """What a revision means, and the names of its files: the first question to the hub."""
     from huggingface_hub import HfApi, constants
 
-    info = patiently(lambda: HfApi().repo_info(
+    info: Any = patiently(lambda: HfApi().repo_info(
         repo, repo_type=kind, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     return info.sha, tuple(file.rfilename for file in info.siblings)
 
@@ -201,11 +201,13 @@ def _split_files(found: HubId) -> dict[str, list[str]]:
     from huggingface_hub import constants
 
     name = "--".join(("splits", found.revision or "main", found.folder or "")).replace("/", "--")
-    kept = Path(constants.HF_HUB_CACHE, f"datasets--{found.repo.replace('/', '--')}", f"{name}.json")
+    folder = f"datasets--{found.repo.replace('/', '--')}"
+    kept = Path(constants.HF_HUB_CACHE, folder, f"{name}.json")
     if _offline() and kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     commit, _ = _commit_and_files(found.repo, "dataset", found.revision)
-    builder = load_dataset_builder(found.repo, data_dir=found.folder, revision=commit)
+    builder = patiently(lambda: load_dataset_builder(
+        found.repo, data_dir=found.folder, revision=commit))
     if not builder.config.data_files:
         raise ValueError("it holds no files that datasets can read")
     start = f"hf://datasets/{found.repo}@{commit}/"

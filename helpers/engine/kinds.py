@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
+
 Row = dict[str, Any]  # a row as a file holds it, before anybody has looked at it
 # Prompts and responses, both lists of strings, to one number per response.
-RewardFn = Callable[[list[str], list[str]], Sequence[float]]
+RewardFn = Callable[[list[str], list[str]], Sequence[float] | np.ndarray]
 
 
 class Review(TypedDict):

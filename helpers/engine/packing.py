@@ -86,7 +86,7 @@ class _Move(torch.autograd.Function):
         return states.index_select(0, there)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
         gradient = gradient.index_select(0, ctx.back)
         return gradient if ctx.kept is None else gradient.mul_(ctx.kept), None, None, None
 

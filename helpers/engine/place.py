@@ -75,7 +75,7 @@ def mixed_precision(settings: Settings) -> bool:
     return settings.mixed_precision == "auto" and fast_bfloat16(device(settings).type)
 
 
-def inner_model(model: nn.Module) -> Any:
+def inner_model(model: Any) -> Any:
     """The model of transformers itself, whatever wraps it: data parallelism, PEFT, both or none."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -227,7 +227,7 @@ def as_comparison(row: Row) -> Row:
         return {"prompt": render_prompt(_text(row, "prompt")),
                 "response_a": _text(row, "response_a").strip(),
                 "response_b": _text(row, "response_b").strip(), "winner": winner}
-    pair = as_pair(row)
+    pair = cast(Row, as_pair(row))  # no tie: it has no winner
     flip = hashlib.sha256((pair["chosen"] + pair["rejected"]).encode()).digest()[0] % 2 == 1
     a, b = ("rejected", "chosen") if flip else ("chosen", "rejected")
     gap = pair["score_gap"]
@@ -364,6 +364,6 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """First line of an error's message, without its final full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -33,7 +33,7 @@ def scale_of(model: nn.Module) -> RewardScale:
     """The scale of a reward model, with or without adapters around it; changing it changes it."""
     model = inner_model(model)
     if not isinstance(getattr(model, "reward_scale", None), RewardScale):
-        model.reward_scale = RewardScale()  # pyright: ignore[reportAttributeAccessIssue]
+        vars(model)["reward_scale"] = RewardScale()
     return model.reward_scale  # pyright: ignore[reportReturnType]
 
 

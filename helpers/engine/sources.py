@@ -36,7 +36,7 @@ def location(settings: Settings, kind: str, split: str) -> tuple[Path | None, se
     The second value is None when the file is the split, else the set of held-out splits that have
     a file of their own and therefore are not carved out of this one.
     """
-    source = source_of(settings, kind)
+    source = source_of(settings, kind) or ""
     if source == "embedded":
         return _embedded_file(settings, kind, split), None
     path = Path(source)

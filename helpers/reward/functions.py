@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from helpers.engine.class_logits import class_logits, positive_label
@@ -14,6 +15,7 @@ from helpers.engine.kinds import RewardFn
 from helpers.engine.scale import scale_of
 from helpers.errors import UserError
 from helpers.models import load_stage
+from helpers.profiles import Settings
 from helpers.reward.model import score
 
 
@@ -31,14 +33,14 @@ def set_normalisation(model: nn.Module, rewards: Sequence[float]) -> tuple[float
     return mean, std
 
 
-def normalise(rewards: Sequence[float], mean: float, std: float) -> np.ndarray:
+def normalise(rewards: npt.ArrayLike, mean: float, std: float) -> np.ndarray:
     """Rewards on the scale where reference samples have mean 0 and variance 1."""
     return (np.asarray(rewards, dtype=np.float64) - mean) / std
 
 
 def reward_function(
-    model: nn.Module, tokenizer, batch_size: int | None = None
-) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+    model: nn.Module, tokenizer: Any, batch_size: int | None = None
+) -> RewardFn:
     """A function from prompts and responses to normalised rewards (n,).
 
     `batch_size` None: 16 on a CPU, where padding costs more than calls do, and 64 elsewhere.
@@ -54,7 +56,7 @@ def reward_function(
     return rewards
 
 
-def load_reward_function(settings) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+def load_reward_function(settings: Settings) -> RewardFn:
     """The trained stage `reward_model` as a function (prompts, responses) -> rewards (n,).
 
     Rewards are normalised: mean 0 and variance 1 on samples of the reference (SFT) policy.
@@ -80,7 +82,7 @@ def sentiment_logit(
     return reward
 
 
-def chosen_reward(settings: Any, classifier: Any, tokenizer: Any) -> RewardFn:
+def chosen_reward(settings: Settings, classifier: Any, tokenizer: Any) -> RewardFn:
     """The reward that `ppo_trl.reward` names: `sentiment` or `reward_model` (the stage of 04).
 
     Raises:

@@ -12,30 +12,32 @@ from sklearn.linear_model import LogisticRegression
 
 from helpers.engine.kinds import PairText
 
+Numbers = Sequence[float] | np.ndarray
 
-def pair_accuracy(margins: Sequence[float]) -> np.ndarray:
+
+def pair_accuracy(margins: Numbers) -> np.ndarray:
     """1 where the margin r(chosen) - r(rejected) is positive, ½ where it is 0: (n,)."""
     return (np.sign(np.asarray(margins, dtype=np.float64)) + 1) / 2
 
 
-def expected_accuracy(margins: Sequence[float], probabilities: Sequence[float]) -> np.ndarray:
+def expected_accuracy(margins: Numbers, probabilities: Numbers) -> np.ndarray:
     """Chance that an annotator agrees with the sign of each margin: (n,).
 
     probabilities: true chance that an annotator prefers `chosen`. Scoring with it instead of with
     one drawn label removes the noise of the draw.
     """
-    right, probabilities = pair_accuracy(margins), np.asarray(probabilities)
-    return right * probabilities + (1 - right) * (1 - probabilities)
+    right, p = pair_accuracy(margins), np.asarray(probabilities)
+    return right * p + (1 - right) * (1 - p)
 
 
-def bayes_ceiling(probabilities: Sequence[float]) -> np.ndarray:
+def bayes_ceiling(probabilities: Numbers) -> np.ndarray:
     """Expected accuracy of a judge who knows the true probabilities: max(p, 1 - p), (n,)."""
-    probabilities = np.asarray(probabilities)
-    return np.maximum(probabilities, 1 - probabilities)
+    p = np.asarray(probabilities)
+    return np.maximum(p, 1 - p)
 
 
 def reliability(
-    margins: Sequence[float], right: Sequence[float] | None = None, bins: int = 10
+    margins: Numbers, right: Numbers | None = None, bins: int = 10
 ) -> list[dict]:
     """Stated confidence against accuracy, in equal bins from ½ to 1.
 
@@ -43,9 +45,9 @@ def reliability(
     the margin is right, or the probability that it is; by default `pair_accuracy(margins)`.
     Returns one row per bin that is not empty: `confidence`, `accuracy`, `count`.
     """
-    margins = np.asarray(margins, dtype=np.float64)
-    right = pair_accuracy(margins) if right is None else np.asarray(right, dtype=np.float64)
-    confidence = 1 / (1 + np.exp(-np.abs(margins)))
+    gaps = np.asarray(margins, dtype=np.float64)
+    correct = pair_accuracy(gaps) if right is None else np.asarray(right, dtype=np.float64)
+    confidence = 1 / (1 + np.exp(-np.abs(gaps)))
     place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     rows = []
     for i in range(bins):
@@ -54,7 +56,7 @@ def reliability(
             rows.append(
                 {
                     "confidence": float(confidence[inside].mean()),
-                    "accuracy": float(right[inside].mean()),
+                    "accuracy": float(correct[inside].mean()),
                     "count": int(inside.sum()),
                 }
             )
@@ -62,7 +64,7 @@ def reliability(
 
 
 def calibration_error(
-    margins: Sequence[float], right: Sequence[float] | None = None, bins: int = 10
+    margins: Numbers, right: Numbers | None = None, bins: int = 10
 ) -> float:
     """Expected calibration error: mean |confidence - accuracy| over the bins of `reliability`,
     each weighted by its share of the pairs (Guo et al. 2017, arXiv:1706.04599)."""
@@ -71,12 +73,12 @@ def calibration_error(
     return gaps / sum(row["count"] for row in rows)
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+def rank_correlation(x: Numbers, y: Numbers) -> float:
     """Spearman's rank correlation; ties share their mean rank."""
-    return float(spearmanr(x, y).statistic)
+    return float(spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def fit_weight(margins: Sequence[float]) -> float:
+def fit_weight(margins: Numbers) -> float:
     """The weight w >= 0 under which choices are likeliest when P(chosen) = sigmoid(w · margin).
 
     margins: (n,), chosen less rejected. One unknown, by Newton's method; 0 where the margins
@@ -106,8 +108,9 @@ def bag_of_words_margins(
     Minimises the mean loss plus `penalty` times the squared weights; words in fewer than
     `min_count` responses of `train` do not count.
     """
-    counter = CountVectorizer(tokenizer=_words, token_pattern=None, lowercase=False,
-                              min_df=min_count)
+    counter = CountVectorizer(
+        tokenizer=_words, token_pattern=None,  # pyright: ignore[reportArgumentType]
+        lowercase=False, min_df=min_count)
     try:
         counter.fit([pair[side] for pair in train for side in ("chosen", "rejected")])
     except ValueError:  # no word is frequent enough, so words tell nothing

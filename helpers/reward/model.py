@@ -10,6 +10,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ def pair_rewards(
     if isinstance(batch, PairBatch):
         rewards = reward_logits(
             model, batch["input_ids"], batch["attention_mask"], pool, batch["response_mask"])
-        return rewards.chunk(2)
+        return _halves(rewards)
     segment = batch["segment"]
     n, length = segment.shape
     ones = torch.ones(length, length, dtype=torch.bool, device=segment.device)
@@ -184,7 +185,12 @@ def pair_rewards(
         before = torch.where(jump, (segment == 0).sum(dim=1)[rows] - 1, place - 1)
         told = next_token_logprobs(model, hidden[rows, before], batch["input_ids"][rows, place])
         rewards = rewards + likelihood_weight(model) * _means(told, side * n + rows, 2 * n)
-    return rewards.chunk(2)
+    return _halves(rewards)
+
+
+def _halves(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    chosen, rejected = rewards.chunk(2)
+    return chosen, rejected
 
 
 def can_share_prompts(model: nn.Module) -> bool:
@@ -225,7 +231,7 @@ def scoring_limit(model: nn.Module, max_length: int | None = None) -> int:
 @torch.no_grad()
 def score(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Any,
     prompts: Sequence[str],
     responses: Sequence[str],
     batch_size: int = 64,
@@ -255,13 +261,15 @@ def score(
         batch = pad_responses(
             [texts[i] for i in index], [starts[i] for i in index], tokenizer.pad_token_id)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        rewards[index] = reward_logits(model, **batch).double().cpu().numpy()
+        rewards[index] = reward_logits(
+            model, batch["input_ids"], batch["attention_mask"],
+            response_mask=batch["response_mask"]).double().cpu().numpy()
     model.train(was_training)
     return rewards
 
 
 def score_pairs(
-    model: nn.Module, tokenizer, pairs: Sequence[dict], batch_size: int = 32,
+    model: nn.Module, tokenizer: Any, pairs: Sequence[Any], batch_size: int = 32,
     max_length: int | None = None, bf16: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Raw rewards of the chosen and of the rejected responses, each (n,), as `score` gives them.
@@ -302,7 +310,7 @@ def score_pairs(
     return rewards[0], rewards[1]
 
 
-def likelihood_margins(model: nn.Module, tokenizer, pairs: Sequence[dict]) -> np.ndarray:
+def likelihood_margins(model: nn.Module, tokenizer: Any, pairs: Sequence[Any]) -> np.ndarray:
     """Mean log-probability of the chosen less that of the rejected response, in nats: (n,).
 
     By the backbone as it is; the head has no part in it.

@@ -70,16 +70,16 @@ def length_grouped_order(
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
-    lengths = np.asarray(lengths)
+    sizes = np.asarray(lengths)
     batches = []
     for start in range(0, len(order), pool * batch_size):
         chunk = order[start : start + pool * batch_size]
-        chunk = chunk[np.argsort(-lengths[chunk], kind="stable")]
+        chunk = chunk[np.argsort(-sizes[chunk], kind="stable")]
         batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
     full = [batch for batch in batches if len(batch) == batch_size]
     rest = [batch for batch in batches if len(batch) < batch_size]
     full = [full[i] for i in generator.permutation(len(full))]
-    full.sort(key=lambda batch: lengths[batch].max() < lengths.max())  # stable: longest to front
+    full.sort(key=lambda batch: sizes[batch].max() < sizes.max())  # stable: longest to front
     return [int(i) for batch in full + rest for i in batch]
 
 
@@ -139,12 +139,12 @@ def moved(batch: PairBatch | SharedBatch, device: torch.device) -> PairBatch | S
     return type(batch)({name: tensor.to(device) for name, tensor in batch.items()})
 
 
-def padding_share(lengths: Sequence[int], batch_size: int) -> float:
+def padding_share(lengths: Sequence[int] | np.ndarray, batch_size: int) -> float:
     """Share of padding among all tokens when rows of these lengths are batched in this order.
 
     `lengths` may be (n,) single texts or (n, 2) pairs, of which each takes two rows of a batch.
     """
-    lengths = np.asarray(lengths).reshape(len(lengths), -1)
-    batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+    sizes = np.asarray(lengths).reshape(len(lengths), -1)
+    batches = [sizes[i : i + batch_size] for i in range(0, len(sizes), batch_size)]
     total = sum(batch.max() * batch.size for batch in batches)
-    return float(1 - lengths.sum() / total)
+    return float(1 - sizes.sum() / total)

@@ -12,28 +12,39 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, PrinterCallback, Trainer
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+)
 
 from helpers import world
+from helpers.engine import hub
 from helpers.engine.place import device, one_device, without_wrappers
 from helpers.engine.tokens import check_tokenizer, encode_response, last_tokens, pad
 from helpers.errors import UserError
 from helpers.models import disable_dropout
+from helpers.profiles import Settings
 from helpers.reward.model import reward_logits
 from helpers.reward.training import LengthGroupedSampler, RewardConfig, training_arguments
 
 WINNERS = ("a", "b", "tie")
 
 
-def new_comparison_model(source: str | Path, tokenizer, settings) -> nn.Module:
+def new_comparison_model(
+    source: str | Path, tokenizer: PreTrainedTokenizerBase, settings: Settings
+) -> nn.Module:
     """A language model's backbone with a head of three logits: a wins, b wins, tie."""
+    name, options = hub.pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(
-        str(source), num_labels=3, id2label=dict(enumerate(WINNERS)),
+        name, **options, num_labels=3, id2label=dict(enumerate(WINNERS)),
         label2id={name: i for i, name in enumerate(WINNERS)}, dtype=torch.float32,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -42,7 +53,7 @@ def new_comparison_model(source: str | Path, tokenizer, settings) -> nn.Module:
 
 
 def encode_comparison(
-    tokenizer, prompt: str, first: str, second: str, max_length: int
+    tokenizer: PreTrainedTokenizerBase, prompt: str, first: str, second: str, max_length: int
 ) -> list[int] | None:
     """Prompt, first response, second response, an end-of-text token after each response.
 
@@ -58,7 +69,8 @@ def encode_comparison(
 
 
 def encode_comparisons(
-    tokenizer, rows: Sequence[dict], max_length: int, *, longest_first: bool = False
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict], max_length: int, *,
+    longest_first: bool = False,
 ) -> list[dict]:
     """Token ids and label of comparisons; those whose responses are too long are left out.
 
@@ -94,7 +106,7 @@ def swapped(rows: Sequence[dict]) -> list[dict]:
     return [
         row | {
             "response_a": row["response_b"], "response_b": row["response_a"],
-            "winner": other.get(row.get("winner"), row.get("winner")),
+            "winner": other.get(str(row.get("winner")), row.get("winner")),
         }
         for row in rows
     ]
@@ -151,12 +163,14 @@ def as_pairs(rows: Sequence[dict]) -> list[dict]:
 class ComparisonTrainer(Trainer):
     """`transformers.Trainer` on comparisons: cross-entropy over a wins, b wins, tie."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.model.forward = functools.partial(reward_logits, self.model)  # as in `PairTrainer`
+        inner: Any = self.model
+        inner.forward = functools.partial(reward_logits, inner)  # as in `PairTrainer`
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
         logits = model(inputs["input_ids"], inputs["attention_mask"])
         loss = F.cross_entropy(logits, inputs["label"])
         if not torch.isfinite(loss):
@@ -167,21 +181,22 @@ class ComparisonTrainer(Trainer):
             )
         return (loss, logits) if return_outputs else loss
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(self, model: nn.Module, inputs: Any, prediction_loss_only: bool,
+                        ignore_keys: list[str] | None = None) -> Any:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, logits = self.compute_loss(model, inputs, return_outputs=True)
         return loss, logits.detach(), inputs["label"]
 
     def _get_train_sampler(self, train_dataset=None):
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         size = self._train_batch_size * max(1, self.args.world_size)
         return LengthGroupedSampler([r["length"] for r in rows], size, self.args.seed)
 
 
 def train_comparison_model(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     train_rows: Sequence[dict],
     validation_rows: Sequence[dict],
     folder: str | Path,
@@ -204,8 +219,10 @@ def train_comparison_model(
     train = encode_comparisons(tokenizer, [*train_rows, *swapped(train_rows)], max_length)
     validation = encode_comparisons(tokenizer, validation_rows, max_length, longest_first=True)
 
+    padding = cast(int, tokenizer.pad_token_id)
+
     def collate(rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        batch = pad([row["ids"] for row in rows], tokenizer.pad_token_id)
+        batch = pad([row["ids"] for row in rows], padding)
         return batch | {
             name: torch.tensor([row[name] for row in rows]) for name in ("label", "row")
         }
@@ -233,7 +250,7 @@ def train_comparison_model(
 @torch.no_grad()
 def compare(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict],
     max_length: int = 256,
     batch_size: int = 64,
@@ -256,8 +273,9 @@ def compare(
     where = next(model.parameters()).device
     for start in range(0, len(order), batch_size):
         index = order[start:start + batch_size]
-        batch = pad([texts[i] for i in index], tokenizer.pad_token_id)
-        logits = reward_logits(model, **{k: v.to(where) for k, v in batch.items()})
+        batch = pad([texts[i] for i in index], cast(int, tokenizer.pad_token_id))
+        inputs = {name: tensor.to(where) for name, tensor in batch.items()}
+        logits = reward_logits(model, inputs["input_ids"], inputs["attention_mask"])
         probabilities[index] = logits.double().softmax(-1).cpu().numpy()
     if both_orders:
         other = compare(model, tokenizer, swapped(rows), max_length, batch_size, False)

@@ -53,7 +53,7 @@ from helpers.reward.pairs import (
 class LengthGroupedSampler(torch.utils.data.Sampler):
     """Yields `length_grouped_order` of the epoch that the Trainer announces by `set_epoch`."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -69,16 +69,19 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 class PairTrainer(Trainer):
     """`transformers.Trainer` on pairs: both responses of a pair in one forward pass."""
 
-    def __init__(self, *args, loss_fn, pool_fn, margin: float, share_prompts: bool, **kwargs):
+    def __init__(self, *args: Any, loss_fn: Callable, pool_fn: Callable, margin: float,
+                 share_prompts: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss_fn, self.margin = loss_fn, margin
         self.share_prompts = share_prompts
         self.model_accepts_loss_kwargs = False
         # What is called is the model, in whatever wraps it: autocast, and DDP, which would not
         # average gradients otherwise. `without_wrappers` gives it its own forward back.
-        self.model.forward = functools.partial(pair_rewards, self.model, pool=pool_fn)
+        inner: Any = self.model
+        inner.forward = functools.partial(pair_rewards, inner, pool=pool_fn)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:
         chosen, rejected = model(inputs)
         # The margin is a training device: evaluation measures the plain likelihood.
         margin = inputs["margin"] + self.margin if model.training else 0.0
@@ -92,14 +95,15 @@ class PairTrainer(Trainer):
             )
         return (loss, torch.stack([chosen, rejected], dim=1)) if return_outputs else loss
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(self, model: nn.Module, inputs: Any, prediction_loss_only: bool,
+                        ignore_keys: list[str] | None = None) -> Any:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, rewards = self.compute_loss(model, inputs, return_outputs=True)
         return loss, rewards.detach(), inputs["row"]
 
     def _get_train_sampler(self, train_dataset=None):
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         batch_size = self._train_batch_size * max(1, self.args.world_size)
         length = shared_length if self.share_prompts else lambda row: row["length"]
         return LengthGroupedSampler([length(row) for row in rows], batch_size, self.args.seed)

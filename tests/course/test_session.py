@@ -67,9 +67,12 @@ def test_a_choice_of_the_reader_about_the_hub_is_kept(monkeypatch):
 
 def test_hub_ids_are_told_from_words_and_paths(tmp_path):
     settings = profiles.load_profile("gpt2", {"models.classifier": str(tmp_path)})
-    assert "openai-community/gpt2" in session.hub_ids(settings)
+    assert settings.models.base in session.hub_ids(settings)
     assert str(tmp_path) not in session.hub_ids(settings)
     assert session.hub_ids(profiles.load_profile("embedded")) == []
+    for source in ("Anthropic/hh-rlhf/helpful-base", "allenai/preference-datasets-tulu:shp_2"):
+        settings = profiles.load_profile("embedded", {"data.preferences": source})
+        assert session.hub_ids(settings) == [source]
 
 
 def test_records_are_printed_and_handed_over(tmp_path, monkeypatch, capsys):

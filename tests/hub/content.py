@@ -39,7 +39,7 @@ CHAT = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<
 
 
 def build(root: Path, real_data: Path, names: Sequence[str] | None = None) -> Path:
-    """Write the repositories (all that are known, or the named ones) under `root` for `LocalHub`."""
+    """Write the repositories (all known ones, or those named) under `root`, for `LocalHub`."""
     for name, make in {**MODELS, **DATASETS}.items():
         if names is None or name in names:
             kind = "models" if name in MODELS else "datasets"
@@ -110,7 +110,8 @@ def qwen(tied: bool) -> Callable[[Path, Path], None]:
     """
     def make(folder: Path, real_data: Path) -> None:
         tokenizer = gpt2_tokenizer(
-            real_data, pad_token=END, bos_token=None, extra_special_tokens=["<|im_start|>", "<|im_end|>"])
+            real_data, pad_token=END, bos_token=None,
+            extra_special_tokens=["<|im_start|>", "<|im_end|>"])
         tokenizer.chat_template = CHAT
         end = tokenizer.eos_token_id
         config = Qwen2Config(

@@ -1,7 +1,7 @@
 """A small local hub: the routes that `from_pretrained` and `load_dataset` ask for, and its faults.
 
     ROOT/models/OWNER/NAME/…     ROOT/datasets/OWNER/NAME/…     main, or the only revision there is
-    ROOT/models/OWNER/NAME@REV/…                                 another one; a / in it written as --
+    ROOT/models/OWNER/NAME@REV/…                                 another one, with -- for / in it
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LocalHub:
         address: what HF_ENDPOINT is to be.
         requests: (method, path) of all requests so far, in their order.
         faults: repository to `Fault`. `gated` and `cut` are of files, the others of every request.
-        revisions: (kind, repository) to names and commits, besides main, that mean its folder.
+        revisions: (kind, repository) to the commits, besides its own, that mean its main.
     """
 
     def __init__(self, root: Path):
@@ -78,9 +78,10 @@ class LocalHub:
         for folder in [place, *place.parent.glob(f"{place.name}@*")]:
             own = folder.name.partition("@")[2].replace("--", "/") or "main"
             commit = hashlib.sha1(f"{kind}/{name}@{own}".encode()).hexdigest()
-            more = self.revisions.get((kind, name), set()) if own == "main" else set()
-            if revision in {own, commit, *more}:
-                return folder, revision if re.fullmatch("[0-9a-f]{40}", revision) else commit
+            if revision in {own, commit}:
+                return folder, commit
+        if place.is_dir() and revision in self.revisions.get((kind, name), ()):
+            return place, revision  # a commit, which stands for itself
         return None, ""
 
 

@@ -1,0 +1,133 @@
+"""`make hub`: the notebooks under the profiles that load from the hub, against a local one.
+
+    python tests/hub/course.py [--profiles gpt2 a100 smollm2] [--notebooks 02,03,04,05,06,07]
+
+Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
+cuts rows, steps, lengths and batches and nothing else. After each notebook it is asked what was active
+(dtype, adapters, four-bit modules, head) and which files were fetched. Prints a table and writes
+`runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import content
+from server import LocalHub
+
+from helpers.paths import ROOT, child_environment
+from helpers.profiles import load_profile
+
+PROFILES = ("gpt2", "a100", "smollm2")
+OVERRIDES = Path(__file__).with_name("overrides.yaml")
+NOTEBOOKS = "02,03,04,05,06,07"
+MOST_MEMORY_MB = 6 * 1024
+# files that no profile needs: other splits and folders, and weights that execute code when read
+UNWANTED = re.compile(
+    r"unsupervised|red-team|\.bin$|shp_2|stack_exchange|nectar|ultrafeedback_mean|_sft-|_gen-")
+
+
+def real_data(spare: Path) -> Path:
+    """The folder of real rows or, where there is none, embedded rows in the same files."""
+    folder = Path(os.environ.get("RLHF_REAL_DATA") or ROOT.parent / "shared" / "data")
+    if (folder / "imdb").is_dir():
+        return folder
+    print("No real data here (RLHF_REAL_DATA): the hub serves rows of the embedded world.")
+    return content.stand_in(spare)
+
+
+def run(profile: str, notebook: str, out: Path, hub: LocalHub, cache: Path) -> dict:
+    """One notebook in a process of its own: its row of the summary, and what it fetched."""
+    cuts = yaml.safe_load(OVERRIDES.read_text(encoding="utf-8"))
+    hub.requests.clear()
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers", "run", "--profile", profile, "--notebooks", notebook,
+         "--out", str(out), *(f"--set={key}={value}" for key, value in cuts.items())],
+        cwd=ROOT, env=child_environment(RLHF_NO_VENV="1", **hub.environment(cache)),
+        capture_output=True, text=True)
+    try:
+        notebooks = json.loads(next(out.rglob("summary.json")).read_text())["notebooks"]
+        row = next(row for name, row in notebooks.items() if name.startswith(notebook))
+    except (StopIteration, OSError, ValueError):
+        row = {"status": "failed", "error": {"message": done.stderr.strip()[-300:]}}
+    return {**row, "fetched": sorted(hub.fetched())}
+
+
+def verdict(row: dict, profile: str, notebook: str, out: Path) -> str:
+    """"ok", or the first thing that is not as it should be."""
+    if row["status"] != "ok":
+        error = row["error"]
+        return f"cell {error.get('cell', '?')}: {error.get('kind', '')} {error['message']}".strip()
+    if row["peak_memory_mb"] > MOST_MEMORY_MB:
+        return f"took {row['peak_memory_mb']:.0f} MB of memory, more than {MOST_MEMORY_MB}"
+    if unwanted := [name for name in row["fetched"] if UNWANTED.search(name)]:
+        return f"fetched {unwanted[0]}, which it does not need"
+    stages = {"03": ["sft"], "04": ["reward_model"], "05": ["ppo"], "06": ["ppo_trl"]}
+    for stage in stages.get(notebook, []):
+        if wrong := not_as_said(stage, profile, out):
+            return f"{stage}: {wrong}"
+    return "ok"
+
+
+def not_as_said(stage: str, profile: str, out: Path) -> str | None:
+    """What a stage was made with, against what its profile says; None when they agree."""
+    settings = load_profile(profile, {"out": str(out)}).models
+    info = json.loads((load_profile(profile, {"out": str(out)}).artifacts / stage / "stage.json")
+                      .read_text(encoding="utf-8"))
+    made = info["made_with"]
+    part = "reward" if stage == "reward_model" else "policy"
+    four_bit = settings.quantise == "nf4" and part in settings.quantised
+    wanted = {"adapters": settings.lora, "four_bit": four_bit, "trained_in": ["float32"]}
+    found = {"adapters": made["adapters"], "four_bit": made["four_bit_modules"] > 0,
+             "trained_in": made["trained_in"]}
+    for key, value in wanted.items():
+        if found[key] != value:
+            return f"{key} is {found[key]}, the profile says {value}"
+    if part == "reward" and not made["head_trained"]:
+        return "the head was not trained"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profiles", nargs="+", default=list(PROFILES), choices=list(PROFILES))
+    parser.add_argument("--notebooks", default=NOTEBOOKS)
+    arguments = parser.parse_args()
+    runs = ROOT / "runs" / "hub"
+    numbers = arguments.notebooks.split(",")
+    table: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory() as spare:
+        root = content.build(Path(spare) / "hub", real_data(Path(spare) / "rows"))
+        with LocalHub(root) as hub:
+            hub.revisions = content.pins()
+            for profile in arguments.profiles:
+                out, cache = runs / profile, Path(spare) / "cache" / profile
+                shutil.rmtree(out, ignore_errors=True)
+                table[profile] = {}
+                for notebook in numbers:
+                    row = run(profile, notebook, out, hub, cache)
+                    table[profile][notebook] = verdict(row, profile, notebook, out)
+                    print(f"{profile:<8} {notebook}  {row.get('seconds', 0):>6.0f} s "
+                          f"{row.get('peak_memory_mb', 0):>6.0f} MB  {table[profile][notebook]}",
+                          flush=True)
+                    runs.mkdir(parents=True, exist_ok=True)
+                    (runs / "summary.json").write_text(
+                        json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    return int(any(v != "ok" for row in table.values() for v in row.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
