@@ -3,9 +3,9 @@
     python tests/hub/course.py [--profiles gpt2 a100 smollm2] [--notebooks 02,03,04,05,06,07]
 
 Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
-cuts rows, steps, lengths and batches and nothing else. After each notebook it is asked what was active
-(dtype, adapters, four-bit modules, head) and which files were fetched. Prints a table and writes
-`runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
+cuts rows, steps, lengths and batches and nothing else. After each notebook it is asked what was
+active (dtype, adapters, four-bit modules, head) and which files were fetched. Prints a table and
+writes `runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
 """
 
 from __future__ import annotations
