@@ -338,8 +338,7 @@ class _clear_errors:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: `total`, `trainable`, and `embedding` (input table, tied or not)."""
-    find: Any = getattr(model, "get_input_embeddings", lambda: None)
-    embedding = find()
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
     return {
         "total": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
