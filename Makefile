@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 
-.PHONY: setup course test test-slow regress bench data sync lab lint doctor
+.PHONY: setup course test test-slow regress hub bench data sync lab lint doctor
 
 setup:
 	$(PYTHON) -m helpers setup
@@ -18,6 +18,9 @@ test-slow:
 
 regress:
 	$(PYTHON) -m helpers regress
+
+hub:
+	$(PYTHON) -m helpers hub
 
 bench:
 	$(PYTHON) -m helpers bench

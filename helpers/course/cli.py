@@ -97,6 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
         command(name, text).epilog = "Other arguments are handed to pytest."
     regress = command("regress", "run the notebooks again and compare their outputs (nbval)")
     regress.add_argument("--notebooks", metavar="NN,NN")
+    hub = command("hub", "run the notebooks under gpt2, a100 and smollm2 against a local hub")
+    hub.epilog = "Other arguments are handed to tests/hub/course.py."
     bench = command("bench", "run the benchmarks and write benchmarks/results/")
     bench.add_argument("names", nargs="*", help="names of benchmarks; all when none is given")
     command("lab", "open the notebooks in JupyterLab")
@@ -123,7 +125,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         UserError: an unknown command, option or value.
     """
     arguments, arguments.rest = build_parser().parse_known_args(argv)
-    if arguments.rest and arguments.command not in ("test", "test-slow", "data"):
+    if arguments.rest and arguments.command not in ("test", "test-slow", "hub", "data"):
         raise UserError(f"unrecognised arguments {' '.join(arguments.rest)}; "
                         f"`python -m helpers {arguments.command} --help` lists what there is.")
     return arguments
@@ -187,6 +189,10 @@ def _regress(arguments) -> int:
     from helpers.course.upkeep import regress
 
     return regress.regress(arguments.notebooks)
+
+
+def _hub(arguments: argparse.Namespace) -> int:
+    return _python(str(ROOT / "tests" / "hub" / "course.py"), *arguments.rest)
 
 
 def _bench(arguments) -> int:

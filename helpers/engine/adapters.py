@@ -22,6 +22,23 @@ def in_four_bits(model: Any) -> bool:
     return bool(getattr(inner_model(model), "is_quantized", False))
 
 
+def made_with(model: Any) -> dict[str, Any]:
+    """What was active when a model was trained, for its stage: to be compared with the profile.
+
+    `adapters` and `head_trained` (a reward model's) are true or false, `four_bit_modules` a number,
+    `trained_in` the types of the weights that ask for gradients.
+    """
+    if not isinstance(model, nn.Module):
+        return {}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        "adapters": has_adapters(model),
+        "four_bit_modules": sum(type(m).__name__ == "Linear4bit" for m in model.modules()),
+        "trained_in": sorted({str(p.dtype).removeprefix("torch.") for p in trained.values()}),
+        "head_trained": any("score." in name for name in trained),
+    }
+
+
 def merged(model: nn.Module) -> Any:
     """A float32 copy on the CPU: adapters added to the weights they correct, four bits unpacked.
 

@@ -95,6 +95,7 @@ def save_stage(
             "parents": {name: stage_hash(name, settings) for name in parents},
             "fingerprint": fingerprint(stage, settings),
             "settings": relevant_settings(stage, settings),
+            "made_with": _made_with(model),
             "versions": _versions(),
             "metrics": dict(metrics or {}),
             "made_by": os.environ.get("RLHF_NOTEBOOK"),
@@ -104,6 +105,14 @@ def save_stage(
         text = json.dumps(info, indent=2, default=float) + "\n"
         (folder / "stage.json").write_text(text, encoding="utf-8")
     return target
+
+
+def _made_with(model: Any) -> dict[str, Any]:
+    if not hasattr(model, "named_parameters"):
+        return {}
+    from helpers.engine.adapters import made_with
+
+    return made_with(model)
 
 
 def _save_model(model: Any, folder: Path) -> None:

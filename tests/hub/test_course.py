@@ -1,0 +1,49 @@
+"""What `make hub` cuts, and what it must leave alone."""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from helpers.profiles import flatten, load_profile
+
+sys.path.insert(0, str(Path(__file__).parent))
+import content
+import course
+
+MAY_BE_CUT = ("limit", "_size", "accumulation", "length", "rows", "pairs", "updates", "epochs",
+              "tokens", "prompts", "episodes", "batches", "best_of", "resamples", "ratings",
+              "questions", "held_out", "steps", "runs", "threads")
+
+
+def test_only_rows_steps_lengths_and_batches_are_cut():
+    cuts = yaml.safe_load(course.OVERRIDES.read_text(encoding="utf-8"))
+    assert all(key.endswith(MAY_BE_CUT) and not key.startswith("models.") for key in cuts)
+    for profile in course.PROFILES:
+        before = flatten(load_profile(profile).as_dict())
+        after = flatten(load_profile(profile, cuts).as_dict())
+        assert {key for key in before if before[key] != after[key]} <= set(cuts)
+        for key, value in cuts.items():
+            assert before[key] is None or value <= before[key], (profile, key)
+
+
+def test_every_id_of_the_profiles_is_served():
+    served = {*content.MODELS, *content.DATASETS}
+    for (_, name) in content.pins():
+        assert name in served
+
+
+def test_what_is_not_as_the_profile_says_is_told(tmp_path, monkeypatch):
+    from helpers.engine import artifacts
+
+    settings = load_profile("a100", {"out": str(tmp_path)})
+    right = {"adapters": True, "four_bit_modules": 14, "trained_in": ["float32"],
+             "head_trained": True}
+    for wrong, said in (({}, None), ({"adapters": False}, "adapters is False"),
+                        ({"four_bit_modules": 0}, "four_bit is False"),
+                        ({"trained_in": ["bfloat16"]}, "trained_in is ['bfloat16']"),
+                        ({"head_trained": False}, "the head was not trained")):
+        monkeypatch.setattr(artifacts, "_made_with", lambda model, w=wrong: {**right, **w})
+        artifacts.save_stage("reward_model", settings)
+        found = course.not_as_said("reward_model", "a100", tmp_path)
+        assert found == said if said is None else found.startswith(said)
