@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from helpers.course import cli, doctor, environment, execute, fit
+from helpers.engine import hub
 from helpers.paths import ROOT
 from helpers.profiles import load_profile, profile_names
 
@@ -86,7 +87,7 @@ def test_every_hub_id_of_a_profile_stands_with_its_licence_in_the_readme(profile
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| \[([\w./-]+)\]\(\S+\) \| .+ \| (.+) \|$", readme, re.M))
     for download in fit.downloads(load_profile(profile)):
-        assert rows[fit.ID.fullmatch(download.source)[1]]
+        assert rows[hub.parse(download.source).repo]
 
 
 def imported(source: str) -> set[str]:
