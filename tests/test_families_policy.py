@@ -245,7 +245,7 @@ def test_the_loop_of_07_moves_what_trains_and_nothing_else(made, tmp_path, name,
     if way != "full":
         model.requires_grad_(True) if way == "lora" else None  # as notebooks once did
     log = feedback_loop.update_reward_model(
-        model, tokenizer, pairs, pairs, steps=4, batch_size=4, old_batch_size=4,
+        model, tokenizer, pairs, pairs, steps=4, batch_size=len(pairs), old_batch_size=4,
         learning_rate=1e-3, keep=0.1)
     assert log[-1]["new_loss"] < log[0]["new_loss"]
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
