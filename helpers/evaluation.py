@@ -199,6 +199,8 @@ def response_logprobs(
     logprobs = torch.zeros(response_ids.shape)
     entropies = torch.zeros(response_ids.shape)
     width, prompts, responses = prompt_ids.shape[1], prompt_mask.sum(1), response_mask.sum(1)
+    logits_a_row = (width + response_ids.shape[1]) * _words(model)
+    batch_size = max(1, min(batch_size, LOGITS // logits_a_row))
     # Rows of like length together, so that little padding is left once empty columns are cut off.
     order = (prompts + responses).cpu().argsort(descending=True, stable=True)
     with torch.no_grad():
@@ -317,8 +319,7 @@ def bits_per_byte(
     rows.sort(key=len)  # alike lengths share a batch, so that little is padded
     with torch.no_grad():
         while rows:
-            batch = _as_many_as_fit(
-                rows, batch_size, getattr(model.config, "vocab_size", None) or 1)
+            batch = _as_many_as_fit(rows, batch_size, _words(model))
             rows = rows[len(batch) :]
             width = max(len(r) for r in batch)
             ids = torch.tensor([[start, *r] + [start] * (width - len(r)) for r in batch])
@@ -330,6 +331,11 @@ def bits_per_byte(
             nats -= float(taken.masked_fill(~real, 0.0).double().sum())
             size += sum(len(tokenizer.decode(r).encode("utf-8")) for r in batch)
     return nats / math.log(2) / max(size, 1)
+
+
+def _words(model: Any) -> int:
+    """How many logits a position has; 1 where the model does not say."""
+    return getattr(getattr(model, "config", None), "vocab_size", None) or 1
 
 
 def _as_many_as_fit(rows: Sequence[list[int]], most: int, words: int) -> Sequence[list[int]]:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import evaluation, feedback, generation, reward
+from helpers.engine.adapters import has_adapters
 from helpers.engine.kinds import EncodedPair, PairText
 from helpers.engine.place import reuse_memory
 from helpers.engine.tokens import check_tokenizer
@@ -253,7 +254,7 @@ def update_reward_model(
 
 def _unfreeze(model: Any) -> list[nn.Parameter]:
     """What to train: what asks for gradients; with adapters, these and the head and no more."""
-    if hasattr(model, "peft_config"):
+    if has_adapters(model):
         model.requires_grad_(False)
         model.set_adapter(model.active_adapter)  # asks for the gradients of all that belongs to it
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -190,11 +190,15 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
         tokenizer.add_special_tokens({"pad_token": scratch.PAD})
     tokenizer.padding_side = "left"
     if model is not None:
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            _add_rows(model, len(tokenizer))
-        model.config.pad_token_id = tokenizer.pad_token_id
+        _know_padding(model, tokenizer)
         if model.generation_config is not None:
             model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _know_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        _add_rows(model, len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 @torch.no_grad()
@@ -236,9 +240,7 @@ def new_reward_model(
 
 def _reward_model(name: str, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Any:
     model = _pretrained(AutoModelForSequenceClassification, name, settings, "reward", num_labels=1)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    _know_padding(model, tokenizer)
     return disable_dropout(model)
 
 
@@ -279,7 +281,7 @@ def _checkpointed(model: Any, settings: Settings) -> Any:
 
 def _ready_for_adapters(model: Any) -> Any:
     """Of a quantised model, freeze all and make float32 of what is not in four bits."""
-    if not getattr(model, "is_quantized", False):
+    if not in_four_bits(model):
         return model
     from peft import prepare_model_for_kbit_training
 

@@ -38,6 +38,7 @@ from torch import nn
 
 from helpers import ppo
 from helpers.engine import checkpoints
+from helpers.engine.adapters import has_adapters
 from helpers.engine.heads import float32_logits
 from helpers.engine.kinds import RewardFn
 from helpers.engine.packing import Layout, can_pack, packed_attention
@@ -70,8 +71,8 @@ class PPOConfig:
 
     updates: Count = 40  # batches to sample and learn from
     batch_size: Count = 64  # episodes per batch
-    mini_batch_size: Count = cast(int, None)  # episodes per optimiser step; None: the whole batch
-    micro_batch_size: Count = cast(int, None)  # most of them in memory at once; None: a mini-batch
+    mini_batch_size: Count | None = None  # episodes per optimiser step; None: the whole batch
+    micro_batch_size: Count | None = None  # most episodes in memory at once; None: the mini-batch
     # Groups of similar length, to save padding. None: 8 where only attention is padded, else 4.
     length_buckets: Count | None = None
     epochs: Count = 4  # passes over each batch
@@ -335,12 +336,15 @@ class PPO:
             log_with=log_with, project_dir=str(log_dir) if log_dir else None,
         )
         self._log = log_with is not None
-        if self.accelerator.num_processes > self.config.mini_batch_size:
+        # `PPOConfig` has filled in what was left to it.
+        self.mini_batch_size = cast(int, self.config.mini_batch_size)
+        self.micro_batch_size = cast(int, self.config.micro_batch_size)
+        if self.accelerator.num_processes > self.mini_batch_size:
             raise UserError(
                 f"PPO: {self.accelerator.num_processes} processes share mini-batches of "
-                f"{self.config.mini_batch_size}; mini_batch_size must be at least as large."
+                f"{self.mini_batch_size}; mini_batch_size must be at least as large."
             )
-        adapters = hasattr(policy, "disable_adapter")
+        adapters = has_adapters(policy)
         if reference is None and not adapters:
             reference = copy.deepcopy(policy)
         self.reference = None if reference is None else freeze(disable_dropout(reference)).eval()
@@ -371,7 +375,6 @@ class PPO:
             reuse_memory()
         # Evaluation mode switches off every dropout that is not a module of its own.
         self.model.train(self.config.gradient_checkpointing)
-        self.micro_batch_size = self.config.micro_batch_size
         self.length_buckets = self.config.length_buckets or (8 if self.packs else 4)
         c = self.config
         self.controller = (
@@ -545,7 +548,7 @@ class PPO:
         everyone = list(range(n))
         # The graph of the whole batch is held from the recording pass to the first backward pass.
         held = self._with_less_memory(lambda: self._record(
-            batch, everyone, keep_graph=c.mini_batch_size == n and self.micro_batch_size >= n
+            batch, everyone, keep_graph=self.mini_batch_size == n and self.micro_batch_size >= n
         ))
         kl_k1 = ppo.kl_estimate(batch.logprobs, batch.reference_logprobs, "k1") * batch.mask
         kl_k3 = ppo.kl_estimate(batch.logprobs, batch.reference_logprobs, "k3") * batch.mask
@@ -573,9 +576,10 @@ class PPO:
         for epoch in range(c.epochs):
             generator = torch.Generator().manual_seed(step_seed(c.seed, self.step) + 1 + epoch)
             order = torch.randperm(n, generator=generator).tolist()
-            for start in range(0, n, c.mini_batch_size):
-                rows = order[start : start + c.mini_batch_size]
-                steps.append(self._step(batch, rows if c.mini_batch_size < n else everyone, held))
+            for start in range(0, n, self.mini_batch_size):
+                rows = order[start : start + self.mini_batch_size]
+                whole = self.mini_batch_size >= n
+                steps.append(self._step(batch, everyone if whole else rows, held))
                 held = None
             limit = c.stop_epoch_kl
             if limit is not None and steps[-1]["approx_kl"] > limit:

@@ -203,6 +203,27 @@ def test_bits_per_byte_holds_few_logits_at_once_and_does_not_change_by_it(monkey
     assert shapes[1:] == [(3, 13), (1, 41), (1, 42)]
 
 
+def test_log_probabilities_of_responses_hold_few_logits_at_once(monkeypatch):
+    shapes = []
+
+    class Watched(_Uniform):
+        def forward(self, input_ids, attention_mask=None, position_ids=None):
+            shapes.append(tuple(input_ids.shape))
+            logits = input_ids[..., None] / 9 * torch.arange(16.0) / 9
+            return SimpleNamespace(logits=logits)
+
+    model = Watched(16)
+    model.config.vocab_size = 16
+    torch.manual_seed(0)
+    prompts, responses = torch.randint(0, 16, (6, 5)), torch.randint(0, 16, (6, 3))
+    parts = prompts, torch.ones_like(prompts), responses, torch.ones_like(responses)
+    whole = ev.response_logprobs(model, *parts)
+    assert shapes == [(6, 8)]
+    monkeypatch.setattr(ev, "LOGITS", 16 * 8 * 2 + 1)
+    torch.testing.assert_close(ev.response_logprobs(model, *parts), whole)
+    assert shapes[1:] == [(2, 8)] * 3
+
+
 def test_bits_per_byte_of_a_uniform_byte_model_is_eight():
     texts = ["ab", "longer than the context of sixteen tokens", "", "x"]
     assert ev.bits_per_byte(_Uniform(256), _Bytes(), texts, batch_size=2) == pytest.approx(8)

@@ -73,20 +73,10 @@ def this_machine() -> Machine:
 
 def downloads(settings: Settings) -> list[Download]:
     """What the profile takes from the hub, models first; without the hub, models by their shape."""
-    ids = hub_ids(settings)
     values = flatten(settings.as_dict())
     datasets = {values[key] for key in SOURCES if key.startswith("data.")}
-    found = []
-    for source in sorted(set(_sources(settings)) | set(ids), key=lambda s: (s in datasets, s)):
-        found.append(_asked(source, source in datasets))
-    return found
-
-
-def _sources(settings: Settings) -> list[str]:
-    """Hub ids of datasets, with the folder, revision or split behind them."""
-    data = (settings.data.reviews, settings.data.preferences, settings.data.demonstrations)
-    return [source for source in data if hub.parse(source) and not os.path.exists(source)
-            and not source.startswith(".")]
+    ids = sorted(set(hub_ids(settings)), key=lambda source: (source in datasets, source))
+    return [_asked(source, source in datasets) for source in ids]
 
 
 def _asked(source: str, dataset: bool) -> Download:

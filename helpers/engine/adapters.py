@@ -39,6 +39,14 @@ def made_with(model: Any) -> dict[str, Any]:
     }
 
 
+def stored_as(model: Any) -> Any:
+    """What of a model is stored: itself, or merged, unless it is a quantised reward model."""
+    if not has_adapters(model):
+        return model
+    scores = "SEQ_CLS" in str(model.active_peft_config.task_type)
+    return model if scores and in_four_bits(model) else merged(model)
+
+
 def merged(model: nn.Module) -> Any:
     """A float32 copy on the CPU: adapters added to the weights they correct, four bits unpacked.
 

@@ -80,11 +80,13 @@ def save_stage(
     Returns:
         The stage's folder.
     """
+    from helpers.engine import adapters  # loads torch, which whoever reads stages may do without
+
     check_name(stage)
     target = Path(settings.artifacts) / stage
     with write_aside(target) as folder:
         if model is not None:
-            _save_model(model, folder)
+            adapters.stored_as(model).save_pretrained(str(folder))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
         info = {
@@ -95,7 +97,7 @@ def save_stage(
             "parents": {name: stage_hash(name, settings) for name in parents},
             "fingerprint": fingerprint(stage, settings),
             "settings": relevant_settings(stage, settings),
-            "made_with": _made_with(model),
+            "made_with": {} if model is None else adapters.made_with(model),
             "versions": _versions(),
             "metrics": dict(metrics or {}),
             "made_by": os.environ.get("RLHF_NOTEBOOK"),
@@ -105,25 +107,6 @@ def save_stage(
         text = json.dumps(info, indent=2, default=float) + "\n"
         (folder / "stage.json").write_text(text, encoding="utf-8")
     return target
-
-
-def _made_with(model: Any) -> dict[str, Any]:
-    if not hasattr(model, "named_parameters"):
-        return {}
-    from helpers.engine.adapters import made_with
-
-    return made_with(model)
-
-
-def _save_model(model: Any, folder: Path) -> None:
-    if not hasattr(model, "merge_and_unload"):
-        model.save_pretrained(str(folder))
-        return
-    from helpers.engine.adapters import in_four_bits, merged
-
-    scores = "SEQ_CLS" in str(model.active_peft_config.task_type)
-    whole = model if scores and in_four_bits(model) else merged(model)
-    whole.save_pretrained(str(folder))
 
 
 @contextlib.contextmanager

@@ -33,8 +33,13 @@ def test_every_id_of_the_profiles_is_served():
         assert name in served
 
 
+class Unsaved:
+    def save_pretrained(self, folder):
+        pass
+
+
 def test_what_is_not_as_the_profile_says_is_told(tmp_path, monkeypatch):
-    from helpers.engine import artifacts
+    from helpers.engine import adapters, artifacts
 
     settings = load_profile("a100", {"out": str(tmp_path)})
     right = {"adapters": True, "four_bit_modules": 14, "trained_in": ["float32"],
@@ -43,7 +48,7 @@ def test_what_is_not_as_the_profile_says_is_told(tmp_path, monkeypatch):
                         ({"four_bit_modules": 0}, "four_bit is False"),
                         ({"trained_in": ["bfloat16"]}, "trained_in is ['bfloat16']"),
                         ({"head_trained": False}, "the head was not trained")):
-        monkeypatch.setattr(artifacts, "_made_with", lambda model, w=wrong: {**right, **w})
-        artifacts.save_stage("reward_model", settings)
+        monkeypatch.setattr(adapters, "made_with", lambda model, w=wrong: {**right, **w})
+        artifacts.save_stage("reward_model", settings, Unsaved())
         found = course.not_as_said("reward_model", "a100", tmp_path)
         assert found == said if said is None else found.startswith(said)
