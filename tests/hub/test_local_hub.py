@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -94,8 +93,10 @@ NURSERY = """
 import json, os, sys
 from helpers import data, models
 from helpers.errors import UserError
+from helpers.engine import hub
 from helpers.profiles import load_profile
 import datasets
+hub.WAIT = 0.05  # between tries; their number stays
 for line in sys.stdin:
     asked = json.loads(line)
     if not (child := os.fork()):
@@ -126,7 +127,7 @@ class Client:
         # the client's variables must be those of a user, not those of this test run
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         self.cache = folder / "cache"
-        environment |= hub.environment(self.cache) | {"PYTHONPATH": str(ROOT)} | QUICK | variables
+        environment |= hub.environment(self.cache) | {"PYTHONPATH": str(ROOT)} | variables
         self.process = subprocess.Popen(
             [sys.executable, "-c", NURSERY], env=environment, text=True, cwd=folder,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -143,7 +144,9 @@ class Client:
         self.process.wait()
 
 
-QUICK = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+# The client gives up a request that is not answered after ten seconds; here it knows that none is.
+IMPATIENT = ("from huggingface_hub import constants\n"
+             "constants.HF_HUB_ETAG_TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = 2\n")
 
 
 def run(hub, tmp_path, code, profile="embedded", **sources):
@@ -246,10 +249,8 @@ LOADS = [(LOAD_MODEL, MODEL, "someone/tiny-gpt2"),
 def test_a_fault_that_stays_ends_in_a_sentence_with_the_remedy(hub, tmp_path, load, kind, words):
     code, sources, name = load
     hub.faults[name] = Fault(kind)
-    start = time.monotonic()
-    line = said(run(hub, tmp_path, code, **sources))
+    line = said(run(hub, tmp_path, IMPATIENT * (kind == "hang") + code, **sources))
     assert name in line and words in line
-    assert time.monotonic() - start < 120
     assert len(hub.requests) < 40
     assert not list(hub.client.cache.rglob("*.safetensors"))
 
@@ -259,11 +260,12 @@ def test_a_fault_that_stays_ends_in_a_sentence_with_the_remedy(hub, tmp_path, lo
 def test_a_fault_that_passes_is_outlasted(hub, tmp_path, load, kind):
     code, sources, name = load
     hub.faults[name] = Fault(kind, times=1)
-    good = run(hub, tmp_path, code, **sources)
+    good = run(hub, tmp_path, IMPATIENT * (kind == "hang") + code, **sources)
     assert good.stdout.split() in (["16", "True"], ["20"]), good.stdout + good.stderr
     assert hub.faults[name].times < 0 or kind == "cut"
 
 
+@pytest.mark.slow  # the client itself tries for long
 def test_a_download_that_always_breaks_off_leaves_nothing_that_looks_whole(hub, tmp_path):
     hub.faults["someone/films"] = Fault("cut")
     sources = {"data.reviews": "someone/films"}
