@@ -234,13 +234,15 @@ def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], An
         raise UserError(f"split {split!r} is not known; choose one of {', '.join(SPLITS)}, {OOD}.")
     path, own = location(settings, kind, split)
     if path is not None:
-        paths, name = [path], path.name
+        paths, name, salt = [path], path.name, ""
     else:
-        paths, name, own = _hub_files(source_of(settings, kind), split, f"data.{kind}")
+        source = source_of(settings, kind) or ""
+        paths, name, own = _hub_files(source, split, f"data.{kind}")
+        salt = (hub.parse(source) or hub.HubId(source, None, None, None)).repo
     stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
     rows = _converted(stamps, convert, kind, name)
     if own is not None:
-        rows = [r for r in rows if _carved_split(r, own) == split]
+        rows = [r for r in rows if _carved_split(r, own, salt) == split]
     if not embedded and kind != "reviews":  # the embedded rows were written in a random order
         rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     return [dict(r) if isinstance(r, dict) else r for r in rows]
@@ -265,10 +267,13 @@ def _hub_files(source: str, split: str, what: str) -> tuple[list[Path], str, set
     return hub.dataset_files(source, split, what)
 
 
-def _carved_split(row: Row | str, own: Iterable[str]) -> str:
-    """Which split a training row falls into; by its prompt, so no prompt lies on both sides."""
+def _carved_split(row: Row | str, own: Iterable[str], salt: str = "") -> str:
+    """Which split a training row falls into; by its prompt, so no prompt lies on both sides.
+
+    Another `salt` draws anew: the rows of one split, written to a file, have all splits again.
+    """
     key = row if isinstance(row, str) else row.get("prompt") or row["text"]
-    draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+    draw = int.from_bytes(hashlib.sha256((salt + key).encode()).digest()[:4], "big") % 100
     if "test" not in own and draw < TEST_PERCENT:
         return "test"
     if "validation" not in own and TEST_PERCENT <= draw < TEST_PERCENT + VALIDATION_PERCENT:

@@ -175,6 +175,24 @@ def test_splits_carved_from_one_file_share_no_prompt_and_lose_no_row(tmp_path):
     assert not prompts["validation"] & prompts["test"]
 
 
+def test_training_rows_of_a_hub_dataset_in_a_file_have_all_splits_again(tmp_path, monkeypatch):
+    rows = [{"prompt": f"Question {i}?", "chosen": "A good answer.", "rejected": "A bad one."}
+            for i in range(300)]
+    file = tmp_path / "all.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(data.hub, "dataset_files", lambda *_: ([file], "talk (train)", {"test"}))
+    data._hub_files.cache_clear()
+    there = load_profile("embedded", {"data.preferences": "someone/talk"})
+    train = data.load_pairs(there, "train")
+    assert 0 < len(data.load_pairs(there, "validation")) == 300 - len(train)
+    again = tmp_path / "train.jsonl"
+    again.write_text("".join(json.dumps({**row, "prompt": data.plain_prompt(row["prompt"])}) + "\n"
+                             for row in train))
+    here = load_profile("embedded", {"data.preferences": str(again)})
+    assert all(data.load_pairs(here, split) for split in data.SPLITS)
+    data._hub_files.cache_clear()
+
+
 def test_a_test_file_is_not_carved_a_second_time(tmp_path):
     write_lines(tmp_path / "train.jsonl", [{"text": f"Film {i}", "label": i % 2}
                                            for i in range(400)])

@@ -21,8 +21,12 @@ def encode_pairs(
     A long prompt loses its beginning, for both responses alike; a pair of which a response alone
     takes more than three quarters of `max_length` is left out, since nobody judged half a response.
 
-    Raises UserError for an empty or equal response, naming the row, and when no pair is left.
+    Raises UserError for an empty or equal response, naming the row, and when there is no pair or
+    none is left.
     """
+    if not pairs:
+        raise UserError("there are no pairs: a split of the preferences is empty; give more rows, "
+                        "or a file of its own for each split.")
     encoded: list[EncodedPair] = []
     for row, pair in enumerate(pairs):
         chosen, rejected = pair["chosen"].strip(), pair["rejected"].strip()
