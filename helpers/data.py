@@ -243,7 +243,7 @@ def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], An
     rows = _converted(stamps, convert, kind, name)
     if own is not None:
         count = len(rows)
-        rows = [r for r in rows if _carved_split(r, own, salt) == split]
+        rows = [r for r in rows if carved_split(r, own, salt) == split]
         if not rows:
             raise UserError(
                 f"data.{kind}: of the {count} rows of {name} none falls into the split {split} "
@@ -273,7 +273,7 @@ def _hub_files(source: str, split: str, what: str) -> tuple[list[Path], str, set
     return hub.dataset_files(source, split, what)
 
 
-def _carved_split(row: Row | str, own: Iterable[str], salt: str = "") -> str:
+def carved_split(row: Row | str, own: Iterable[str], salt: str = "") -> str:
     """Which split a training row falls into; by its prompt, so no prompt lies on both sides.
 
     Another `salt` draws anew: the rows of one split, written to a file, have all splits again.

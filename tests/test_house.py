@@ -18,9 +18,9 @@ FLOORS = (
     ("engine", "control", "widgets", "plots", "exercises"),
     ("data", "generation", "sft"),
     ("evaluation", "scratch"),
-    ("models", "course"),
+    ("models",),
     ("reward", "ppo_trainer"),
-    ("feedback_loop", "ppo_loop", "trl_adapter"),
+    ("feedback_loop", "ppo_loop", "trl_adapter", "course"),
 )
 MOST_AT_THE_DOOR = 26  # files and folders, `settings` counted, `__init__` and `__main__` not
 DYNAMIC = {"__init__.py", "course/__init__.py"}  # the only files that import by a computed name

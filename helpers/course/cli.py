@@ -110,6 +110,15 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--profile", help="print its memory plan and downloads as well")
     doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                         help="override a setting of the profile; may be repeated")
+    check = command("check", "say what a file of rows is and how the course reads it")
+    check.add_argument("source", metavar="FILE", help="or a folder with train, … files")
+    check.add_argument("--kind", choices=("preferences", "reviews", "demonstrations"),
+                       help="by the columns when it is not given")
+    check.add_argument("--tokenizer", metavar="MODEL",
+                       help="a folder or hub id whose tokens to count; the embedded one's by default")
+    check.add_argument("--write", metavar="OUT", help="write the good rows to this file")
+    check.add_argument("--form", help="in which form: trl, trl-conversational, messages, hh, "
+                       "sharegpt, arena or choices")
     refresh = command("refresh", "execute notebooks and store their outputs in notebooks/")
     refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
     refresh.add_argument("--stored", action="store_true",
@@ -242,6 +251,13 @@ def _doctor(arguments) -> int:
         print(f"MISSING  {error.name}: the profile can be looked at once the packages above are "
               "installed.")
         return 1
+
+
+def _check(arguments) -> int:
+    from helpers.course import check
+
+    return check.check(arguments.source, arguments.kind, arguments.tokenizer, arguments.write,
+                       arguments.form)
 
 
 def _results(arguments) -> int:

@@ -120,7 +120,7 @@ def _parsed(content: bytes, form: str, ending: str) -> Table:
         if content.startswith(magic):
             try:
                 content = unpack(content)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
                 raise _Fault(" cannot be unpacked: it is damaged or was cut short "
                              f"({sentence(error)}); fetch or save it again") from None
             details.append("compressed")
@@ -253,8 +253,8 @@ def _json(text: str) -> Table:
     lines = text.split("\n")
     opening = text.lstrip()[:1]
     if opening == "{":
-        first = next(line for line in lines if line.strip())
-        if _is_json(first):
+        filled = [line for line in lines if line and not line.isspace()]
+        if len(filled) > 1 and _is_json(filled[0]):
             return Table(_lines(lines), "JSON lines")
     elif opening not in ("[", ""):
         return Table(_lines(lines), "JSON lines")
