@@ -232,17 +232,23 @@ def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], An
         raise UserError(f"data.{kind}: only the embedded world has the split {OOD!r}.")
     if split not in (*SPLITS, OOD):
         raise UserError(f"split {split!r} is not known; choose one of {', '.join(SPLITS)}, {OOD}.")
-    path, own = location(settings, kind, split)
-    if path is not None:
-        paths, name, salt = [path], path.name, ""
+    source = source_of(settings, kind) or ""
+    paths, own = location(settings, kind, split)
+    if paths is not None:
+        name, salt = paths[0].name, ""
     else:
-        source = source_of(settings, kind) or ""
         paths, name, own = _hub_files(source, split, f"data.{kind}")
         salt = (hub.parse(source) or hub.HubId(source, None, None, None)).repo
     stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
     rows = _converted(stamps, convert, kind, name)
     if own is not None:
+        count = len(rows)
         rows = [r for r in rows if _carved_split(r, own, salt) == split]
+        if not rows:
+            raise UserError(
+                f"data.{kind}: of the {count} rows of {name} none falls into the split {split} "
+                f"(by its prompt, one in {100 // TEST_PERCENT} goes to each held-out split); give "
+                f"more rows, or a folder with a {split} file of its own.")
     if not embedded and kind != "reviews":  # the embedded rows were written in a random order
         rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     return [dict(r) if isinstance(r, dict) else r for r in rows]

@@ -115,10 +115,7 @@ def test_a_response_that_speaks_for_the_user_is_a_response(tmp_path):
     row = {"prompt": "Who is right?", "chosen": "Human: What do you mean?", "rejected": "I am."}
     whole = {"prompt": "Who?", "chosen": "\n\nHuman: Who?\n\nAssistant: You.",
              "rejected": "\n\nHuman: Who?\n\nAssistant: Me."}
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(json.dumps(r) for r in (row, whole)), encoding="utf-8")
-    found = [pair for split in data.SPLITS
-             for pair in data.load_pairs(settings_of(preferences=path), split)]
+    found = data.load_pairs(settings_of(preferences=write_all(tmp_path, [row, whole])), "test")
     assert {(pair["chosen"], pair["rejected"]) for pair in found} == {
         ("Human: What do you mean?", "I am."), ("You.", "Me.")}
 
@@ -266,7 +263,7 @@ def test_a_bad_review_is_named(tmp_path, row, words):
     (SCHEMAS["prompt"] | {"chosen": ""}, "row 2: 'chosen' is empty"),
     ({"chosen": hh("A?", "x"), "rejected": hh("B?", "y")}, "row 2: .* different prompts"),
     ({"chosen": "no turns", "rejected": "at all"}, "row 2: the text does not start with 'Human:'"),
-    ({"chosen": 3, "rejected": 4}, "row 2: 'chosen' must be a dialogue"),
+    ({"chosen": 3, "rejected": 4}, "row 2: 'chosen' is 3; it must be a dialogue"),
     (SCHEMAS["prompt"] | {"probability": 1.5}, "row 2: the probability is 1.5"),
     (SCHEMAS["prompt"] | {"score_chosen": "high", "score_rejected": 1},
      "row 2: the score_chosen is 'high'; it must be a number"),
@@ -323,8 +320,8 @@ def test_the_rows_of_a_process_are_read_once_and_no_caller_can_spoil_them(tmp_pa
 def test_wrong_columns_say_which_are_wanted(tmp_path):
     path = tmp_path / "reviews.csv"
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["review", "sentiment"], ["Fine film", "positive"]])
-    with pytest.raises(UserError, match="columns review, sentiment; it must have text, label"):
+        csv.writer(file).writerows([["film", "stars"], ["Fine film", "5"]])
+    with pytest.raises(UserError, match="columns film, stars; it must have text, label; or"):
         data.load_reviews(settings_of(reviews=path), "train")
 
 
@@ -332,7 +329,7 @@ def test_wrong_columns_say_which_are_wanted(tmp_path):
     ("empty.jsonl", "", "is empty"),
     ("broken.jsonl", '{"text": "a", "label": 1}\n{"text": ', "row 2 is not valid JSON"),
     ("broken.parquet", "not parquet", "cannot be read"),
-    ("broken.jsonl.gz", "not gzip", "cannot be read"),
+    ("broken.jsonl.gz", "not gzip", "row 1 is not valid JSON"),
 ])
 def test_a_broken_file_is_one_sentence(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)

@@ -13,8 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from helpers.engine.rows import sentence
-from helpers.errors import UserError
+from helpers.errors import UserError, sentence
 
 ID = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)(?:@([\w./-]+))?(?::([\w.-]+))?")
 HELD_OUT = ("validation", "test")

@@ -250,15 +250,15 @@ DATASETS: dict[str, Callable[[Path, Path], None]] = {
 def stand_in(folder: Path) -> Path:
     """Rows of the embedded world in the files of the folder of real data, and a byte-level BPE."""
     from helpers import data, scratch
+    from helpers.engine.rows import parse_hh
 
     settings = load_profile("embedded")
     for split in ("train", "test"):
         reviews = data.load_reviews(settings, split, 400)
         pairs = data.load_pairs(settings, split, 400)
-        asked = [{"prompt": row["prompt"].removeprefix("Human: ").partition("\n")[0], **{
-            side: [{"role": "user", "content": "Hello."},
-                   {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}}
-            for row in pairs]
+        asked = [{"prompt": data.plain_prompt(row["prompt"]), **{
+            side: parse_hh(row["prompt"])[0] + [{"role": "assistant", "content": row[side]}]
+            for side in ("chosen", "rejected")}} for row in pairs]
         written = {f"imdb/{split}.parquet": [dict(text=r["text"], label=r["label"])
                                              for r in reviews],
                    f"ultrafeedback/{split}.parquet": asked, "tulu/anthropic_hh.parquet": asked}
@@ -266,7 +266,7 @@ def stand_in(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(rows), folder / name)
         write_lines(folder / "hh-rlhf" / "harmless-base" / f"{split}.jsonl.gz", [
-            {side: f"\n\nHuman: {row['prompt']}\n\nAssistant: {row[side]}"
+            {side: data.render_example(row["prompt"], row[side])
              for side in ("chosen", "rejected")} for row in pairs])
     tokenizer = scratch.train_tokenizer([r["text"] for r in data.load_reviews(settings, "train")],
                                         2000)

@@ -33,6 +33,20 @@ def test_every_id_of_the_profiles_is_served():
         assert name in served
 
 
+def test_rows_that_stand_in_for_real_ones_are_read_as_pairs_of_many_prompts(tmp_path):
+    from helpers import data
+
+    folder = content.stand_in(tmp_path)
+    for name in ("hh-rlhf/harmless-base/train.jsonl.gz", "tulu/anthropic_hh.parquet",
+                 "ultrafeedback/train.parquet"):
+        settings = load_profile("embedded", {"data.preferences": str(folder / name)})
+        pairs = [pair for split in data.SPLITS for pair in data.load_pairs(settings, split)]
+        assert len(pairs) >= 390
+        assert len({pair["prompt"] for pair in pairs}) > 100, name
+        assert all(pair["prompt"].count("Human:") == pair["prompt"].count("Assistant:")
+                   for pair in pairs)
+
+
 class Unsaved:
     def save_pretrained(self, folder):
         pass
