@@ -51,7 +51,7 @@ from helpers.engine.rating_rows import (
     validate_row,
     without_doubles,
 )
-from helpers.engine.rows import read_rows
+from helpers.engine.tables import read_rows
 from helpers.errors import UserError
 
 if TYPE_CHECKING:
@@ -216,13 +216,13 @@ class RatingStore:
     def _place(self, book: Book, where: str, row: Row, now: str) -> tuple[str, Row]:
         """What a row is to the rows that are here, and as what it is to be written."""
         who = row["annotator"]
+        if "supersedes" in row:
+            row = {"id": stable_id(row, row["supersedes"])} | row
         dated = {"time": now} | row
         if "retracts" in row:
             known = book.named(who, row["id"]) if "id" in row else [
                 r for r in book.rows if r["annotator"] == who and agrees(row, r)]
             return ("there" if known else "new"), {"id": stable_id(row)} | dated
-        if "supersedes" in row:
-            row = {"id": stable_id(row, row["supersedes"])} | row
         if "id" in row:
             here = [r for r in book.named(who, row["id"]) if "retracts" not in r]
             row |= {name: old[name] for old in here[:1] for name in TEXTS
@@ -232,7 +232,7 @@ class RatingStore:
                                 f"text in {self.path}; give the row an id of its own, or none.")
             if not here and (here := book.named(who, row.get("supersedes", ""))):
                 gone = book.retracted(who, here[0]["id"])
-                return ("retracted" if gone else "correction"), dated | {"id": row["id"]}
+                return ("retracted" if gone else "correction"), dated
         else:
             here = sorted(reversed(book.alike(row)), key=lambda r: (
                 book.retracted(who, r["id"]), not agrees(row, r)))
@@ -404,7 +404,7 @@ class RatingStore:
         return len(flat)
 
     def add_csv(self, path: str | Path, fields: Mapping[str, str] | None = None) -> int:
-        """Append the rows of a table file, of any ending that `engine.rows.read_rows` knows.
+        """Append the rows of a table file, of any ending that `engine.tables.read_rows` knows.
 
         That is a table as `to_csv` writes it, the file of another store, or what Label Studio or
         Argilla exported (`engine.annotation_tools`; `fields` maps our names to the columns of
@@ -460,7 +460,8 @@ def _no_saving(path: Path, error: BaseException) -> str:
 def _told(counts: Mapping[str, int]) -> str:
     say = {
         "new": "new",
-        "correction": "corrected (the old row stays in the history)",
+        "correction": "corrected" + " (the old row stays in the history)" * bool(
+            counts.get("correction")),
         "there": "already there",
         "twice": "twice among these",
         "outdated": "already there and corrected since (the correction stands)",

@@ -324,7 +324,8 @@ def _names(one: Annotation, where: str, fields: Mapping[str, str]) -> dict[str, 
         if ours in TEXT_NAMES:
             names[ours] = theirs
     by_plain = {_plain(key): key for key in one.data if isinstance(key, str)}
-    for ours, guesses in (("prompt", PROMPTS), ("response", RESPONSES), ("model", ("model",))):
+    for ours, guesses in (("prompt", PROMPTS), ("response", RESPONSES), ("model", ("model",)),
+                          ("model_a", ("modela",)), ("model_b", ("modelb",))):
         key = next((by_plain[g] for g in guesses if g in by_plain), None)
         if ours not in names and key is not None:
             names[ours] = key
@@ -410,6 +411,6 @@ def _words(one: Annotation, key: str, where: str) -> str:
     return value
 
 
-def _model(one: Annotation, names: Mapping[str, str], ours: str) -> str:
+def _model(one: Annotation, names: Mapping[str, str], ours: str) -> Any:
     value = one.data.get(names.get(ours, ""))
-    return value if isinstance(value, str) else ""
+    return "" if blank(value) else value

@@ -76,11 +76,12 @@ def validate_row(row: Any, where: str = "row", dimensions: Sequence[str] | None 
     """The row with its values in their own types, when it fits the schema.
 
     Raises UserError that begins with `where`. With `dimensions`, every rating must be of exactly
-    these. A blank `id` is left out.
+    these. A blank `id` is left out, and so is a further field that is NaN.
     """
     if not isinstance(row, Mapping):
         raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
-    row = dict(row)
+    row = {name: value for name, value in row.items()
+           if name in KNOWN or not isinstance(value, float) or value == value}  # NaN says nothing
     for name, value in row.items():
         _check_field(name, value, where)
     if blank(row.get("id", "")):
@@ -88,8 +89,8 @@ def validate_row(row: Any, where: str = "row", dimensions: Sequence[str] | None 
     for name in ("time", "annotator", "source", "task",
                  *(n for n in ("id", "supersedes", "retracts") if n in row)):
         if not isinstance(row.get(name), str) or not row[name].strip():
-            raise UserError(
-                f"{where}: {name!r} must be a non-empty string, not {shown(row.get(name))}.")
+            raise UserError(f"{where}: {name!r} must be a non-empty string, not "
+                            f"{shown(row.get(name))}; fill it in.")
     row["source"] = row["source"].strip().lower()
     if row["source"] not in SOURCES:
         raise UserError(f"{where}: 'source' is {shown(row['source'])}, must be 'human' or "
@@ -99,11 +100,16 @@ def validate_row(row: Any, where: str = "row", dimensions: Sequence[str] | None 
             raise UserError(f"{where}: a row that takes another back ('retracts') rates nothing; "
                             "make two rows of it.")
         return row
-    if "ratings" in row and not blank(row.get("preference")):
-        raise UserError(f"{where}: has both 'ratings' and a 'preference'; make two rows of it.")
+    if "ratings" in row or "preference" in row:
+        for name in COMPARED if "ratings" in row else RATED:
+            if not blank(row.get(name)):
+                raise UserError(f"{where}: has {'ratings' if 'ratings' in row else 'a preference'} "
+                                f"and {name!r}; a row is a rating or a choice, make two of it.")
+            row.pop(name, None)
     for name in texts_of(row):
         if not isinstance(row.get(name), str):
-            raise UserError(f"{where}: {name!r} must be a string, not {shown(row.get(name))}.")
+            raise UserError(f"{where}: {name!r} must be a string, not {shown(row.get(name))}; "
+                            "write it as text.")
     for name in ("model", "model_a", "model_b"):
         if not isinstance(row.get(name, ""), str):
             raise UserError(f"{where}: {name!r} must be a string, not {shown(row[name])}; leave it "
@@ -137,6 +143,9 @@ def _check_field(name: Any, value: Any, where: str) -> None:
                         f"{where}: a field is named {shown(name)}; its name must be text.")
     if name == "ratings":
         value = list(value) if isinstance(value, Mapping) else None  # NumPy's numbers are none here
+    if name.startswith("rating."):
+        raise UserError(f"{where}: {name!r} is a column's name; in a row the ratings stand under "
+                        "'ratings'.")
     try:
         json.dumps([name, value], ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -170,7 +179,8 @@ def unflatten(flat: Any, where: str) -> Row | None:
     if not isinstance(flat, Mapping):
         raise UserError(f"{where}: a row must be a JSON object, not {type(flat).__name__}.")
     for name in flat:
-        _check_field(name, None, where)
+        if not str(name).startswith("rating."):
+            _check_field(name, None, where)
     if all(blank(value) for value in flat.values()):
         return None
     row: Row = {}
@@ -187,13 +197,9 @@ def unflatten(flat: Any, where: str) -> Row | None:
     if ratings:
         row["ratings"] = ratings
     if "retracts" in row:
-        return {k: v for k, v in row.items() if k not in TEXTS or not blank(v)}
-    if "ratings" in row or "preference" in row:
-        for name in COMPARED if "ratings" in row else RATED:
-            if not blank(row.pop(name, None)):
-                raise UserError(f"{where}: has ratings and {name!r}, or a preference and "
-                                f"{name!r}; a row is one or the other, make two rows of it.")
-    elif not blank(row.get("response")):
+        return {k: v for k, v in row.items()
+                if k not in TEXTS or (k == "prompt" and v == "") or not blank(v)}
+    if "ratings" not in row and "preference" not in row and not blank(row.get("response")):
         raise UserError(f"{where}: rates nothing; give at least one column 'rating.<dimension>' a "
                         "whole number from 1 to 5, or take the row out.")
     for name in RATED[1:] if "ratings" in row else COMPARED[2:4]:
