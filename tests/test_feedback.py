@@ -672,7 +672,8 @@ MALFORMED = [
         [], {}, [3], "3", 3, {"q": None}, {"q": [3]}, {"q": {"rating": 3}}, {"": 3}, {"q": 3.5},
         {"q": "three"}, {"q": True}, {"q": 10**400}, {"\ud83d": 3}, {"q": "\ud83d"})),
     *({**CHOICE, "preference": value} for value in ("c", 1, ["a"], None, True, {"a": 1}, "A wins")),
-    {**GOOD, "preference": "a"}, {**GOOD, "source": "robot"}, {**GOOD, "annotator": " "},
+    {**GOOD, "preference": "a"}, {**GOOD, "response_a": "x"}, {**CHOICE, "response": "x"},
+    {**GOOD, "rating.q": 9}, {**GOOD, "source": "robot"}, {**GOOD, "annotator": " "},
     {**GOOD, "model": 5}, {**GOOD, "supersedes": ["x"]}, {**GOOD, "retracts": "2"},
     {**GOOD, "note \ud83d": "x"}, {**GOOD, "note": "\ud83d"}, {**GOOD, "note": DEEP},
     {k: v for k, v in GOOD.items() if k != "annotator"},
@@ -716,6 +717,14 @@ def test_a_malformed_row_is_one_sentence_at_every_door(tmp_path, row):
         said.append(sentence_or_good(lambda act=act, store=store: act(store), store))
         assert name == "store" or (said[-1] is None) == store.path.exists()
     assert said[0] or row in ({**GOOD, "note": DEEP},), "a store holds good rows only"
+
+
+def test_a_correction_without_an_id_and_a_nan_are_taken_in_once(store, tmp_path):
+    row = {k: v for k, v in GOOD.items() if k not in ("id", "time")}
+    lines = [row | {"supersedes": "4", "loss": float("nan")}]
+    (tmp_path / "in.json").write_text(json.dumps(lines))
+    assert store.add_csv(tmp_path / "in.json") == 1 and store.add_csv(tmp_path / "in.json") == 0
+    assert "loss" not in store.rows()[0]
 
 
 LINES = ["null", "[]", "[1, 2, 3]", "7", '"text"', "true", "{", "}", "not json", "[" * 100_000,

@@ -46,7 +46,8 @@ def rating_value(value: Any, what: str) -> int:
         number = int(float(value))
     if hasattr(number, "item") and getattr(number, "shape", None) == ():  # NumPy's scalars
         number = number.item()
-    if isinstance(number, Real | Decimal) and not isinstance(number, bool) and number in range(1, 6):
+    is_number = isinstance(number, Real | Decimal) and not isinstance(number, bool)
+    if is_number and number in range(1, 6):
         return int(number)
     raise UserError(f"{what} {shown(value)}, must be a whole number from 1 to 5; mend it, or leave "
                     "it out where nothing was rated.")
