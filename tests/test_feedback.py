@@ -426,13 +426,6 @@ def as_json_lines(rows, path):
     return out
 
 
-def as_parquet(rows, path):
-    write_table(path, rows)
-    out = path.with_name("out.parquet")
-    pd.read_csv(path).to_parquet(out)
-    return out
-
-
 REWRITERS = [as_excel_does, as_pandas_does, as_pandas_keeps, as_gzip, as_utf16, as_json_lines]
 
 
