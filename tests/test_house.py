@@ -14,10 +14,10 @@ HOUSE = ROOT / "helpers"
 # A room (a file at the door, or a folder) imports rooms of lower floors only. From the ground up.
 FLOORS = (
     ("errors", "paths"),
-    ("profiles", "ppo", "ppo_diagnostics", "feedback", "gridworld", "world"),
-    ("engine", "control", "widgets", "plots", "exercises"),
-    ("data", "generation", "sft"),
-    ("evaluation", "scratch"),
+    ("profiles", "ppo", "ppo_diagnostics", "gridworld", "world"),
+    ("engine", "control", "plots", "exercises"),
+    ("data", "generation", "sft", "feedback"),
+    ("evaluation", "scratch", "widgets"),
     ("models",),
     ("reward", "ppo_trainer"),
     ("feedback_loop", "ppo_loop", "trl_adapter", "course"),

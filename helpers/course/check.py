@@ -7,6 +7,7 @@ course will read them.
 
 from __future__ import annotations
 
+import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from helpers import data, models
-from helpers.engine import forms
+from helpers import data, feedback, models
+from helpers.engine import annotation_tools, forms
+from helpers.engine.kinds import Row
 from helpers.engine.rows import (
     IRREGULAR_SHARE,
     Converted,
@@ -23,6 +25,7 @@ from helpers.engine.rows import (
     as_demonstration,
     as_pair,
     as_review,
+    choices_of_tools,
     form_of_row,
     sorted_out,
     wanted_columns,
@@ -46,7 +49,7 @@ def check(
 
     Args:
         source: a file, or a folder with train, validation or test files.
-        kind: preferences, reviews or demonstrations; by the columns when it is not given.
+        kind: preferences, reviews, demonstrations or ratings; by the columns when it is not given.
         tokenizer: whose tokens to count, a folder or hub id; the embedded base model's by default.
         write: where to write the good rows.
         form: one of `forms.writers_of`, in which to write them.
@@ -79,9 +82,13 @@ def _files(path: Path) -> list[Path]:
 def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str | None,
                 form: str | None, whole: bool) -> bool:
     table = read_table(path)
+    if kind == "ratings" or kind is None and _are_ratings(table.rows):
+        return _check_ratings(path, table)
     print(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
     for note in table.notes:
         print(f"  note: {note}")
+    if kind in (None, "preferences"):
+        table.rows = choices_of_tools(table.rows, path.name)
     kind = kind or _kind(path, table)
     if not table.rows:
         raise UserError(f"{kind}: {path.name} is empty; it must hold at least one row.")
@@ -97,7 +104,7 @@ def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str 
     if found.good:
         _splits(found.good, whole)
         _lengths(found.good, kind, tokenizer)
-        _first_rows(found.good, kind)
+        _first_rows(found.good)
     if write:
         print(f"\n  {_write(table, found, kind, write, form):,} rows written to {write}")
     if fine and whole:
@@ -105,6 +112,40 @@ def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str 
     elif not fine:
         print(f"\nThe course would not take {path.name}; mend what stands above.")
     return fine
+
+
+def _are_ratings(rows: list[Row]) -> bool:
+    """Whether rows are those of a rating store, or ratings that an annotation tool exports."""
+    if any("ratings" in row or any(str(c).startswith("rating.") for c in row) for row in rows[:1]):
+        return True
+    try:
+        return annotation_tools.recognise(rows[:20]) is not None and not any(
+            "preference" in row for row in annotation_tools.feedback_rows(rows, ""))
+    except UserError:  # the loaders will say it, with its place
+        return False
+
+
+def _check_ratings(path: Path, table: Table) -> bool:
+    """The same of a file of ratings: who rated how much, and what; it is taken in for a trial."""
+    print(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
+    with tempfile.TemporaryDirectory() as folder:
+        store = feedback.RatingStore(Path(folder) / "trial.jsonl")
+        store.add_csv(path)
+        rows = store.rows()
+    print(f"  {len(table.rows):,} rows of ratings; {len(rows):,} count")
+    for annotator, number in Counter(row["annotator"] for row in rows).most_common():
+        print(f"    {annotator}: {number:,}")
+    dimensions = Counter(name for row in rows for name in row.get("ratings", ()))
+    for name, number in dimensions.items():
+        mean = sum(row["ratings"].get(name, 0) for row in rows if "ratings" in row) / number
+        print(f"    {name}: {number:,} ratings, {mean:.2f} on average")
+    choices = Counter(row["preference"] for row in rows if "preference" in row)
+    if choices:
+        print("    choices: " + ", ".join(f"{n:,} {name}" for name, n in sorted(choices.items())))
+    _first_rows([{**row, "ratings": ", ".join(
+        f"{k} {v}" for k, v in row.get("ratings", {}).items())} for row in rows])
+    print(f"\nThe course takes it: feedback.RatingStore(STORE).add_csv({str(path)!r})")
+    return bool(rows)
 
 
 def _kind(path: Path, table: Table) -> str:
@@ -166,7 +207,8 @@ def _splits(rows: list[Any], whole: bool) -> None:
 
 def _lengths(rows: list[Any], kind: str, tokenizer: str | None) -> None:
     count, name = _counter(tokenizer)
-    print(f"  {f'tokens ({name})':32} {'median':>8} {'90 %':>8} {'longest':>8}   characters, longest")
+    title = f"tokens ({name})"
+    print(f"  {title:32} {'median':>8} {'90 %':>8} {'longest':>8}   characters, longest")
     for field in TEXTS[kind]:
         texts = [row[field] for row in rows]
         lengths = count(texts)
@@ -194,13 +236,13 @@ def _counter(tokenizer: str | None) -> tuple[Callable[[list[str]], list[int]], s
         "input_ids"]]), Path(source).name if tokenizer else "embedded"
 
 
-def _first_rows(rows: list[Any], kind: str) -> None:
+def _first_rows(rows: list[Any]) -> None:
     for number, row in enumerate(rows[:SHOWN_ROWS], 1):
         print(f"\n  {'as the course reads it, ' if number == 1 else ''}good row {number}")
         for field, value in row.items():
             if value not in (None, ""):
-                marked = str(value).strip("\n").replace("\n", " \N{RETURN SYMBOL} ")
-                text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in marked)
+                text = str(value).strip("\n").replace("\n", " \N{RETURN SYMBOL} ")
+                text = "".join(c if c.isprintable() else "?" for c in text)
                 print(textwrap.fill(text, 100, max_lines=4, placeholder=" …",
                                     initial_indent=f"    {field:12}", subsequent_indent=" " * 16))
 

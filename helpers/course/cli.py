@@ -112,10 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
                         help="override a setting of the profile; may be repeated")
     check = command("check", "say what a file of rows is and how the course reads it")
     check.add_argument("source", metavar="FILE", help="or a folder with train, … files")
-    check.add_argument("--kind", choices=("preferences", "reviews", "demonstrations"),
+    check.add_argument("--kind", choices=("preferences", "reviews", "demonstrations", "ratings"),
                        help="by the columns when it is not given")
     check.add_argument("--tokenizer", metavar="MODEL",
-                       help="a folder or hub id whose tokens to count; the embedded one's by default")
+                       help="a folder or hub id whose tokens to count")
     check.add_argument("--write", metavar="OUT", help="write the good rows to this file")
     check.add_argument("--form", help="in which form: trl, trl-conversational, messages, hh, "
                        "sharegpt, arena or choices")

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from helpers.engine import annotation_tools
 from helpers.engine.dialogues import (
     ASSISTANT,
     HUMAN,
-    ROLES,
     IrregularRow,
     Turn,
     alternate,
@@ -43,13 +43,12 @@ from helpers.engine.dialogues import (
     unwritten,
 )
 from helpers.engine.kinds import Row
-from helpers.engine.tables import ENDINGS, read_rows, read_table, tell
+from helpers.engine.tables import read_rows, tell
 from helpers.errors import UserError, sentence
 
-__all__ = ["ASSISTANT", "ENDINGS", "FORMS", "HUMAN", "IrregularRow", "as_comparison",
-           "as_demonstration", "as_dialogue", "as_pair", "as_review", "clean_review",
-           "convert_rows", "form_of_row", "parse_hh", "read_rows", "read_table", "render_example",
-           "render_prompt", "sentence"]
+__all__ = ["ASSISTANT", "FORMS", "HUMAN", "IrregularRow", "as_comparison", "as_demonstration",
+           "as_dialogue", "as_pair", "as_review", "clean_review", "convert_rows", "form_of_row",
+           "parse_hh", "read_rows", "render_example", "render_prompt"]
 
 # Rows set aside when a dataset has known irregularities; more than this share is an error. Of
 # Anthropic's HH it is about 1.8 %.
@@ -569,6 +568,24 @@ def _reason(error: Exception) -> str:
     return f"a field is not what it must be ({sentence(error)}); look at this row"
 
 
+def choices_of_tools(rows: list[Row], name: str) -> list[Row]:
+    """What Label Studio or Argilla export of choices between two responses; else the rows.
+
+    Raises:
+        UserError: an export without choices, or one that cannot be meant.
+    """
+    tool = annotation_tools.recognise(rows[:20])
+    if tool is None:
+        return rows
+    found = annotation_tools.feedback_rows(rows, name)
+    choices = [row for row in found if "preference" in row]
+    if not choices:
+        raise UserError(f"preferences: {name} is an export of {tool} with {len(found)} ratings and "
+                        "no choice between two responses; take ratings into a store with "
+                        "RatingStore.add_csv.")
+    return choices
+
+
 def wanted_columns(kind: str) -> str:
     """The columns that rows of a kind may have, in words."""
     return "; or ".join(", ".join(form.columns) for form in FORMS[kind])
@@ -587,6 +604,8 @@ def convert_rows(
         UserError: naming the row: one that cannot be meant, too many irregular ones, or none.
     """
     rows = list(rows)
+    if kind == "preferences":
+        rows = choices_of_tools(rows, name)
     if not rows:
         raise UserError(f"{kind}: {name} is empty; it must hold at least one row.")
     if form_of_row(rows[0], kind) is None:

@@ -94,8 +94,8 @@ def split_files(folder: Path, split: str, what: str) -> list[Path]:
                         f"be the split {split}; move the other away.")
     for (_, count), found in parts.items():
         if missing := set(range(count)) - set(found):
-            raise UserError(f"{what}: {folder} holds {len(found)} of the {count} parts of the split "
-                            f"{split}; part {min(missing)} is missing.")
+            raise UserError(f"{what}: {folder} holds {len(found)} of the {count} parts of the "
+                            f"split {split}; part {min(missing)} is missing, fetch it.")
         return [found[number] for number in sorted(found)]
     return whole
 

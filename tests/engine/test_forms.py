@@ -28,7 +28,8 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv.gz", ".parquet", ".JSONL.GZ")
 
 
 def both_ways(canonical, writers, convert):
-    return [pytest.param(canonical, writer, convert, ending, id=f"{convert.__name__}-{name}{ending}")
+    return [pytest.param(canonical, writer, convert, ending,
+                         id=f"{convert.__name__}-{name}{ending}")
             for name, writer in writers.items() for ending in ENDINGS]
 
 

@@ -50,7 +50,8 @@ CP1252 = "text,label\nschön – „gut“,1\n".encode("cp1252")
     ("a.jsonl", json.dumps(ROWS, indent=2).encode()),  # and a list
     ("a.json", json.dumps(ROWS).encode("utf-16")),
     ("a.json", json.dumps({"version": 1, "data": ROWS}).encode()),
-    ("a.json", json.dumps({"rows": [{"row_idx": i, "row": r} for i, r in enumerate(ROWS)]}).encode()),
+    ("a.json", json.dumps({"rows": [
+        {"row_idx": i, "row": row} for i, row in enumerate(ROWS)]}).encode()),
     ("a.json", pandas.DataFrame(ROWS).to_json().encode()),  # columns of numbered values
     ("a.json", json.dumps({"text": [r["text"] for r in ROWS], "label": ["1", "0"]}).encode()),
 ])
