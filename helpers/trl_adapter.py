@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from helpers.engine.adapters import has_adapters, in_four_bits
 from helpers.engine.kinds import RewardFn
 from helpers.engine.place import backbone, forget_precision, inner_model
 from helpers.engine.tokens import bos_in_front as bos_in_front  # handed on
@@ -144,12 +145,21 @@ def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict
 def new_value_model(policy: Any, pad_token_id: int) -> Any:
     """A separate value model: the policy's backbone, copied, under a score head of zeros.
 
-    It is float32, as all that trains is; the policy may not have adapters. With a head of zeros
-    every value starts at 0, so the first advantages are not distorted by a random critic.
+    It is float32, as all that trains is. With a head of zeros every value starts at 0, so the first
+    advantages are not distorted by a random critic.
+
+    Raises:
+        UserError: the policy has adapters or is in four bits. TRL reads the value model's backbone
+            by its name, which finds another module in a PEFT model.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
+    if has_adapters(policy) or in_four_bits(policy):
+        raise UserError(
+            "a value model for TRL is made of plain weights, and this policy has adapters or is in "
+            "four bits; give the reference, or the policy with its adapters merged "
+            "(helpers.engine.adapters.merged).")
     config = copy.deepcopy(policy.config)
     config.id2label, config.label2id = {0: "value"}, {"value": 0}
     config.pad_token_id = pad_token_id

@@ -106,6 +106,7 @@ class Architecture:
 # From the configuration files on the hub.
 ARCHITECTURES = {
     "openai-community/gpt2": Architecture("gpt2", 12, 768, 3072, 12, 12, 50257, 1024),
+    "distilbert/distilgpt2": Architecture("gpt2", 6, 768, 3072, 12, 12, 50257, 1024),
     "lvwerra/gpt2-imdb": Architecture("gpt2", 12, 768, 3072, 12, 12, 50257, 1024),
     "lvwerra/distilbert-imdb": Architecture("distilbert", 6, 768, 3072, 12, 12, 30522, 512),
     "HuggingFaceTB/SmolLM2-135M": Architecture(

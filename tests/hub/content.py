@@ -229,6 +229,7 @@ def arena(folder: Path, real_data: Path) -> None:
 
 MODELS: dict[str, Callable[[Path, Path], None]] = {
     "openai-community/gpt2": gpt2,
+    "distilbert/distilgpt2": gpt2,
     "lvwerra/gpt2-imdb": gpt2_imdb,
     "lvwerra/distilbert-imdb": distilbert_imdb,
     "Qwen/Qwen2.5-1.5B": qwen(tied=True),

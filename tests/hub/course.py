@@ -1,11 +1,12 @@
 """`make hub`: the notebooks under the profiles that load from the hub, against a local one.
 
-    python tests/hub/course.py [--profiles gpt2 a100 smollm2] [--notebooks 02,03,04,05,06,07]
+    python tests/hub/course.py [--profiles gpt2 a100 smollm2 distilgpt2] [--notebooks 02,03,…]
 
 Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
-cuts rows, steps, lengths and batches and nothing else. After each notebook it is asked what was
-active (dtype, adapters, four-bit modules, head) and which files were fetched. Prints a table and
-writes `runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
+cuts rows, steps, lengths and batches and nothing else; `distilgpt2` is the README's line for a
+reward model on it, with the same cuts. After each notebook it is asked what was active (dtype,
+adapters, four-bit modules, head) and which files were fetched. Prints a table and writes
+`runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from helpers.paths import ROOT, child_environment
 from helpers.profiles import load_profile
 
 PROFILES = ("gpt2", "a100", "smollm2")
+LINE = "distilgpt2"
 OVERRIDES = Path(__file__).with_name("overrides.yaml")
 NOTEBOOKS = "02,03,04,05,06,07"
 MOST_MEMORY_MB = 6 * 1024
@@ -49,13 +52,23 @@ def real_data(spare: Path) -> Path:
     return content.stand_in(spare)
 
 
-def run(profile: str, notebook: str, out: Path, hub: LocalHub, cache: Path) -> dict:
-    """One notebook in a process of its own: its row of the summary, and what it fetched."""
+def readme_line() -> list[str]:
+    """What the README gives to `python -m helpers` for a reward model on DistilGPT2."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    [line] = re.findall(rf"^python -m helpers (run .*{LINE}.*)$", text, re.M)
+    return shlex.split(line)
+
+
+def run(begin: list[str], notebook: str, out: Path, hub: LocalHub, cache: Path) -> dict:
+    """One notebook in a process of its own: its row of the summary, and what it fetched.
+
+    `begin`: the arguments of `python -m helpers`, without the cuts.
+    """
     cuts = yaml.safe_load(OVERRIDES.read_text(encoding="utf-8"))
     hub.requests.clear()
     done = subprocess.run(
-        [sys.executable, "-m", "helpers", "run", "--profile", profile, "--notebooks", notebook,
-         "--out", str(out), *(f"--set={key}={value}" for key, value in cuts.items())],
+        [sys.executable, "-m", "helpers", *begin, "--out", str(out),
+         *(f"--set={key}={value}" for key, value in cuts.items())],
         cwd=ROOT, env=child_environment(RLHF_NO_VENV="1", **hub.environment(cache)),
         capture_output=True, text=True)
     try:
@@ -105,7 +118,8 @@ def not_as_said(stage: str, profile: str, out: Path) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profiles", nargs="+", default=list(PROFILES), choices=list(PROFILES))
+    parser.add_argument("--profiles", nargs="+", default=[*PROFILES, LINE],
+                        choices=[*PROFILES, LINE])
     parser.add_argument("--notebooks", default=NOTEBOOKS)
     arguments = parser.parse_args()
     runs = ROOT / "runs" / "hub"
@@ -115,15 +129,18 @@ def main() -> int:
         root = content.build(Path(spare) / "hub", real_data(Path(spare) / "rows"))
         with LocalHub(root) as hub:
             hub.revisions = content.pins()
-            for profile in arguments.profiles:
-                out, cache = runs / profile, Path(spare) / "cache" / profile
+            for name in arguments.profiles:
+                profile = "gpt2" if name == LINE else name
+                out, cache = runs / name, Path(spare) / "cache" / name
                 shutil.rmtree(out, ignore_errors=True)
-                table[profile] = {}
-                for notebook in numbers:
-                    row = run(profile, notebook, out, hub, cache)
-                    table[profile][notebook] = verdict(row, profile, notebook, out)
-                    print(f"{profile:<8} {notebook}  {row.get('seconds', 0):>6.0f} s "
-                          f"{row.get('peak_memory_mb', 0):>6.0f} MB  {table[profile][notebook]}",
+                table[name] = {}
+                for notebook in ["04"] if name == LINE else numbers:
+                    begin = readme_line() if name == LINE else [
+                        "run", "--profile", profile, "--notebooks", notebook]
+                    row = run(begin, notebook, out, hub, cache)
+                    table[name][notebook] = verdict(row, profile, notebook, out)
+                    print(f"{name:<10} {notebook}  {row.get('seconds', 0):>6.0f} s "
+                          f"{row.get('peak_memory_mb', 0):>6.0f} MB  {table[name][notebook]}",
                           flush=True)
                     runs.mkdir(parents=True, exist_ok=True)
                     (runs / "summary.json").write_text(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from helpers.course import cli, plan, runner
+from helpers.engine import hub
 from helpers.profiles import flatten, load_profile
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,6 +33,17 @@ def test_every_id_of_the_profiles_is_served():
     served = {*content.MODELS, *content.DATASETS}
     for (_, name) in content.pins():
         assert name in served
+
+
+def test_the_line_of_the_readme_is_a_reward_model_on_what_is_served():
+    arguments = cli.parse(course.readme_line())
+    assert (arguments.command, arguments.notebooks) == ("run", "04")
+    settings = load_profile(arguments.profile, runner.parse_assignments(arguments.settings))
+    assert settings.models.base in content.MODELS and settings.models.reward_base == "sft"
+    source = hub.parse(settings.data.preferences)
+    assert source.repo in content.DATASETS and source.split == "anthropic_hh"
+    assert settings.data.pair_limit == 5000
+    assert max(plan.peak(plan.plan(settings, stage)) for stage in ("sft", "reward_model")) < 13e9
 
 
 def test_rows_that_stand_in_for_real_ones_are_read_as_pairs_of_many_prompts(tmp_path):
