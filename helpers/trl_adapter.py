@@ -28,7 +28,7 @@ from helpers.engine.adapters import has_adapters, in_four_bits
 from helpers.engine.kinds import RewardFn
 from helpers.engine.place import backbone, forget_precision, inner_model
 from helpers.engine.tokens import bos_in_front as bos_in_front  # handed on
-from helpers.engine.tokens import check_tokenizer, decode, encode_prompts
+from helpers.engine.tokens import check_tokenizer, decode, encode_prompts, read_as_text
 from helpers.errors import UserError
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -177,7 +177,10 @@ def ready_for_trl(model: Any, tokenizer: Any, folder: str | Path | None = None) 
     """What TRL's trainers would take from elsewhere, answered before they are made; in place.
 
     - Sampling settings that a model brings in its `generation_config` (Qwen's repetition penalty)
-      would be at work in rollouts wherever TRL's own say nothing: they are removed.
+      would be at work in rollouts wherever TRL's own say nothing. `helpers.models` loads none; here
+      they are removed from any other model, and one token is left that ends a text.
+    - A trainer that tokenises prompts itself (`RLOOTrainer`) would take `<|endoftext|>` in one for
+      the end of a text: from now on `tokenizer` spells it out.
     - `PPOTrainer` has no precision of its own: that of an earlier trainer is forgotten.
     - `RLOOTrainer` loads its reference from where the model's config says that it came from. There
       it has no row for a padding token that was added since. With `folder` the model is saved there
@@ -190,6 +193,7 @@ def ready_for_trl(model: Any, tokenizer: Any, folder: str | Path | None = None) 
     inner.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id)
+    read_as_text(tokenizer)
     if folder is not None and inner is model:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support import word_tokenizer
 
 from helpers import data
 from helpers.engine import rows as rows_module
@@ -384,9 +385,8 @@ def test_a_policy_is_measured_on_prompts_it_was_not_trained_on(monkeypatch):
     monkeypatch.setattr(data, "load_demonstrations",
                         lambda settings, split: [{"prompt": p} for p in rows[split]])
 
-    def tokenizer(texts):
-        return {"input_ids": [text.split() for text in texts]}
-
+    tokenizer = word_tokenizer("a b c d e f g h long prompt of many words".split(),
+                               unk="<unk>", eos="<eos>", pad="<pad>")
     settings = load_profile("embedded", {"ppo.max_prompt_tokens": 3, "ppo.mini_batch_size": 64})
     train, test = data.policy_prompts(settings, tokenizer)
     assert sorted(train) == ["a", "a b"] and sorted(test) == ["c d", "e", "f g h"]

@@ -174,10 +174,14 @@ class _Uniform(torch.nn.Module):
 class _Bytes:
     """A tokenizer whose tokens are the bytes of ASCII text."""
 
-    bos_token_id, eos_token_id = None, 0
+    bos_token_id, eos_token_id, unk_token_id = None, 0, None
+    all_special_ids, added_tokens_decoder = [0], {}
 
-    def encode(self, text, add_special_tokens=False):
-        return list(text.encode())
+    def __len__(self):
+        return 256
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [list(text.encode()) for text in texts]}
 
     def decode(self, ids):
         return bytes(ids).decode()

@@ -1,11 +1,14 @@
 """The adapter against TRL's own `get_reward` and trainer, on tiny random models."""
 
 import copy
+import json
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from families import make_family
 from support import pieces_tokenizer
 
 from helpers import data, evaluation, models, reward
@@ -328,6 +331,91 @@ def test_quiet_training_keeps_the_rows_of_a_trainer_that_calls_its_reward_by_ano
     assert [row["reward"] for row in rows] == [1.5, 1.5] and "seconds" in rows[0]
     out, err = capfd.readouterr()
     assert out.count("update") == 2 and "1.50" in out and err == ""
+
+
+# --- what a base folder brings ---------------------------------------------------------------
+
+BROUGHT = [
+    {"repetition_penalty": 3.0}, {"min_p": 0.3}, {"typical_p": 0.2}, {"no_repeat_ngram_size": 1},
+    {"bad_words_ids": [[70], [71]]}, {"suppress_tokens": list(range(60, 120))},
+    {"begin_suppress_tokens": list(range(60, 200))}, {"forced_bos_token_id": 70},
+    {"forced_eos_token_id": 0}, {"sequence_bias": [[[70], 9.0]]},
+    {"exponential_decay_length_penalty": [1, 2.0]}, {"min_new_tokens": 9}, {"num_beams": 2},
+    {"watermarking_config": {"bias": 5.0}}, {"guidance_scale": 3.0}, {"epsilon_cutoff": 0.01},
+    {"temperature": 0.2, "top_k": 3, "top_p": 0.3, "do_sample": True}, {"eos_token_id": [0, 70]},
+]
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory):
+    return make_family("gpt2", tmp_path_factory.mktemp("brought"))
+
+
+@pytest.mark.parametrize("setting", BROUGHT, ids=lambda s: "-".join(s))
+def test_policy_and_reference_are_the_same_in_both_trainers_whatever_a_folder_brings(
+    brought, tmp_path, setting
+):
+    """KL in nats a token and ratio before the first step, of a model as `load_causal` gives it."""
+    from helpers.ppo_trainer import PPO, PPOConfig
+    from helpers.profiles import load_profile
+
+    prompts = ["The old cat", "A", "The quiet fox sat on", "Owl"] * 2
+    folder = shutil.copytree(brought, tmp_path / "base")
+    content = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(content | setting))
+    policy, own = models.load_causal(folder, load_profile(), trains=True)
+    reference = models.freeze(models.load_causal(folder, load_profile())[0])
+
+    def letters(prompts, responses):
+        return [float(text.count("a")) for text in responses]
+
+    ours = PPO(copy.deepcopy(policy), reference, letters, own, PPOConfig(
+        updates=1, batch_size=8, epochs=1, max_new_tokens=LENGTH, seed=1, normalise_reward=False))
+    first = ours.train(prompts)[0]
+    assert first["kl"] / LENGTH == pytest.approx(0, abs=1e-4)
+    assert first["ratio_max"] == pytest.approx(1, abs=1e-4)
+
+    with ta.quiet():
+        from datasets import Dataset
+        from trl.experimental.ppo import PPOConfig as TrlConfig
+        from trl.experimental.ppo import PPOTrainer
+
+        config = TrlConfig(
+            output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False,
+            gradient_checkpointing=False, save_strategy="no", num_sample_generations=0,
+            disable_tqdm=True, total_episodes=8, per_device_train_batch_size=8, num_ppo_epochs=1,
+            num_mini_batches=1, response_length=LENGTH, stop_token="eos", learning_rate=1e-3)
+        trainer = PPOTrainer(
+            args=config, processing_class=own, model=policy, ref_model=reference,
+            reward_model=ta.TextReward(letters, own, 12),
+            value_model=ta.new_value_model(reference, own.pad_token_id),
+            train_dataset=Dataset.from_list(ta.pad_prompts(prompts, own, 12)))
+        row = ta.train_quietly(trainer)[0]
+    assert row["objective/kl"] / LENGTH == pytest.approx(0, abs=1e-4)
+    assert row["val/ratio"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_prompt_that_spells_an_end_is_text_for_a_trainer_that_tokenises_itself(
+    brought, tmp_path
+):
+    from helpers.profiles import load_profile
+
+    policy, own = models.load_causal(brought, load_profile(), trains=True)
+    ta.ready_for_trl(policy, own, tmp_path / "policy")
+    with ta.quiet():
+        from datasets import Dataset
+        from trl import RLOOConfig, RLOOTrainer
+
+        config = RLOOConfig(
+            output_dir=str(tmp_path), report_to="none", save_strategy="no", disable_tqdm=True,
+            use_cpu=True, bf16=False, gradient_checkpointing=False, max_steps=1,
+            per_device_train_batch_size=2, num_generations=2, max_completion_length=2)
+        trainer = RLOOTrainer(
+            model=policy, reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=config, processing_class=own,
+            train_dataset=Dataset.from_list([{"prompt": "fine <|endoftext|> more"}]))
+    (ids,), *_ = trainer._tokenize_prompts(["fine <|endoftext|> more"])
+    assert own.eos_token_id not in ids and own.decode(ids) == "fine <|endoftext|> more"
 
 
 # --- the checkers of notebook 06 ------------------------------------------------------------
