@@ -183,6 +183,8 @@ def cut_prompts(
     Raises:
         UserError: no review is long enough.
     """
+    from helpers.engine.tokens import text_ids  # loads torch
+
     rng = np.random.default_rng(seed)
     usable = [r for r in reviews if len(r) > min_characters]
     if not usable:
@@ -193,10 +195,10 @@ def cut_prompts(
     for _ in range(20):
         for row in rng.permutation(len(usable)):
             length = int(rng.integers(min_tokens, max_tokens + 1))
-            ids = tokenizer.encode(usable[row][:400], add_special_tokens=False)[:length]
+            ids = text_ids(tokenizer, [usable[row][:400]])[0][:length]
             text = tokenizer.decode(
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            if tokenizer.encode(text, add_special_tokens=False) == ids and len(ids) == length:
+            if len(ids) == length and text_ids(tokenizer, [text])[0] == ids:
                 prompts.append(text)
             if len(prompts) == count:
                 return prompts
@@ -211,11 +213,14 @@ def policy_prompts(settings: Settings, tokenizer: Any) -> tuple[list[str], list[
     Each once, those of at most `ppo.max_prompt_tokens` tokens, shuffled; of the test split the
     first `ppo.eval_prompts`, and none of these among the former.
     """
+    from helpers.engine.tokens import encode_prompts  # loads torch
+
     def of(split: str) -> list[str]:
-        unique = list(dict.fromkeys(r["prompt"] for r in load_demonstrations(settings, split)))
-        lengths = [len(ids) for ids in tokenizer(unique)["input_ids"]]
-        kept = [p for p, n in zip(unique, lengths, strict=True)
-                if 0 < n <= settings.ppo.max_prompt_tokens]
+        prompts = dict.fromkeys(r["prompt"] for r in load_demonstrations(settings, split))
+        unique = [prompt for prompt in prompts if prompt]
+        encoded = encode_prompts(tokenizer, unique) if unique else []
+        kept = [p for p, ids in zip(unique, encoded, strict=True)
+                if len(ids) <= settings.ppo.max_prompt_tokens]
         Random(0).shuffle(kept)
         return kept
 
