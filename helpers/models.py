@@ -338,7 +338,7 @@ def new_reward_model(
 
 def _reward_model(name: str, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Any:
     what = "reward model's backbone"
-    folders.check(name, what)
+    folders.check(name, what, tokenizer=False)
     model = _pretrained(AutoModelForSequenceClassification, name, settings, "reward", what,
                         new_head=True, num_labels=1)
     folders.check_fit(tokenizer, model.get_input_embeddings().num_embeddings, what, name)

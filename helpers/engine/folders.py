@@ -29,13 +29,16 @@ def refuse(what: str, source: str | Path, reason: str, remedy: str) -> NoReturn:
     raise UserError(f"the {what} {source} cannot be used: {reason}; {remedy}.")
 
 
-def check(source: str | Path, what: str, weights: bool = True) -> None:
+def check(
+    source: str | Path, what: str, weights: bool = True, tokenizer: bool = True
+) -> None:
     """Look at the files of a folder; whatever is no folder here is left to the hub's client.
 
     Args:
         source: a folder or a hub id.
         what: "language model" or the like, for messages.
         weights: whether it must hold a model, or a tokenizer only.
+        tokenizer: whether it must hold one; not where the caller has it from elsewhere.
 
     Raises:
         UserError: naming the folder, the file, what is wrong with it and what helps.
@@ -55,7 +58,7 @@ def check(source: str | Path, what: str, weights: bool = True) -> None:
         _check_config(folder, what)
     if weights and not adapters:
         _check_weights(folder, what, "model")
-    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
+    if tokenizer and not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         refuse(what, source, "it holds no tokenizer (tokenizer.json)",
                "copy the tokenizer's files into it from where its model comes from")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
