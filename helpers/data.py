@@ -240,7 +240,7 @@ def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], An
     source = source_of(settings, kind) or ""
     paths, own = location(settings, kind, split)
     if paths is not None:
-        name, salt = paths[0].name, ""
+        name, salt = paths[0].name if len(paths) == 1 else source, ""
     else:
         paths, name, own = _hub_files(source, split, f"data.{kind}")
         salt = (hub.parse(source) or hub.HubId(source, None, None, None)).repo
@@ -264,8 +264,11 @@ def _converted(
     stamps: tuple[tuple[Path, int, int], ...], convert: Callable[[Row], Any], kind: str, name: str
 ) -> tuple:
     """The rows of files, kept for as long as their time and size stay (the last 16 sets)."""
-    return tuple(convert_rows(
-        (row for path, *_ in stamps for row in read_rows(path)), convert, kind, name))
+    def called(path: Path) -> str:  # rows are numbered within their file
+        return name if len(stamps) == 1 else f"{name}, {path.name}"
+
+    return tuple(row for path, *_ in stamps
+                 for row in convert_rows(read_rows(path), convert, kind, called(path)))
 
 
 def forget() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from helpers.engine.rating_rows import is_whole_text
+from helpers.engine.values import is_whole_text
 from helpers.errors import UserError
 from helpers.feedback import DIMENSIONS, RatingStore, Row, preference_row, rating_row
 

@@ -348,6 +348,59 @@ def test_a_missing_file_or_train_split_says_what_to_give(tmp_path):
         data.load_reviews(load_profile("embedded", {"data.root": str(tmp_path / "no")}), "test")
 
 
+def test_a_split_in_parts_is_read_whole_and_a_bad_row_is_named_in_its_part(tmp_path):
+    for number in range(2):
+        write_lines(tmp_path / f"train-{number:05}-of-00002.jsonl", [
+            {"text": f"Film {number}, {i}", "label": i % 2} for i in range(50)])
+    for name in ("val.jsonl", "test.JSONL"):
+        write_lines(tmp_path / name, [{"text": f"Another of {name}", "label": 1}])
+    settings = settings_of(reviews=tmp_path)
+    assert [len(data.load_reviews(settings, split)) for split in data.SPLITS] == [100, 1, 1]
+    first = sources.fingerprint(settings)
+    write_lines(tmp_path / "train-00001-of-00002.jsonl", [{"text": "Film", "label": 7}])
+    assert sources.fingerprint(settings) != first
+    with pytest.raises(UserError, match=r"train-00001-of-00002.jsonl, row 1: the label is 7"):
+        data.load_reviews(settings, "train")
+    (tmp_path / "train-00000-of-00002.jsonl").unlink()
+    with pytest.raises(UserError, match="holds 1 of the 2 parts of the split train; part 0"):
+        data.load_reviews(settings, "train")
+    write_lines(tmp_path / "train.jsonl", [{"text": "Film", "label": 1}])
+    with pytest.raises(UserError, match="train.jsonl and train-00001-of-00002.jsonl, of which"):
+        data.load_reviews(settings, "train")
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    ([SCHEMAS["prompt"]] * 10, "of the 10 rows of pairs.jsonl none falls into the split"),
+    ([SCHEMAS["winner"] | {"winner": "tie"}] * 100, "has no pairs left: all 100 are ties"),
+])
+def test_a_split_without_rows_says_so_with_the_count(tmp_path, rows, words):
+    settings = settings_of(preferences=write_lines(tmp_path / "pairs.jsonl", rows))
+    with pytest.raises(UserError, match=words):
+        for split in data.SPLITS:
+            data.load_pairs(settings, split)
+
+
+@pytest.mark.parametrize(("row", "words"), [
+    ({"chosen": hh("A?", "x") + "\n\nHuman: thanks", "rejected": hh("A?", "y")},
+     "row 1: the text ends with a human turn"),
+    ({"chosen": [{"role": "user", "content": None}, {"role": "assistant", "content": "x"}],
+      "rejected": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "y"}]},
+     "row 1: 'chosen', turn 1: its content is null"),
+    ({"chosen": [{"role": "user", "content": "A?"}, {"role": "narrator", "content": "x"}],
+      "rejected": "y"}, "the role 'narrator' is not known; use user"),
+    ({"prompt": "A?", "chosen": "half \ud83d", "rejected": "y"}, "'chosen' holds half a character"),
+    ({"prompt": 5, "chosen": "x", "rejected": "y"}, "row 1: 'prompt' is 5; it must be text"),
+    ({"prompt": "A?", "response_a": "x", "response_b": "y", "winner": 3}, "the winner is 3"),
+    ({"prompt": "A?", "chosen": "x", "rejected": "y", "topic": ["a"]}, "'topic' is .*a name"),
+    ({"instruction": "A?", "completions": [5, None]}, "fewer than two completions"),
+])
+def test_what_no_row_can_mean_is_one_sentence_with_its_row(tmp_path, row, words):
+    path = write_lines(tmp_path / "pairs.jsonl", [row])
+    with pytest.raises(UserError, match=words) as caught:
+        data.load_pairs(settings_of(preferences=path), "train")
+    assert "pairs.jsonl, row 1: " in str(caught.value) and "\n" not in str(caught.value)
+
+
 # --- real files
 
 

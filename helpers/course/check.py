@@ -52,7 +52,7 @@ def check(
         kind: preferences, reviews, demonstrations or ratings; by the columns when it is not given.
         tokenizer: whose tokens to count, a folder or hub id; the embedded base model's by default.
         write: where to write the good rows.
-        form: one of `forms.writers_of`, in which to write them.
+        form: one of `forms.WRITERS` of its kind, in which to write them; the first by default.
 
     Raises:
         UserError: a file that cannot be read, columns of no kind, a place that cannot be written.
@@ -248,12 +248,7 @@ def _first_rows(rows: list[Any]) -> None:
 
 
 def _write(table: Table, found: Converted, kind: str, write: str, form: str | None) -> int:
-    if kind == "reviews":
-        writers: dict[str, Any] = {"imdb": dict}
-    elif kind == "preferences":
-        writers = forms.PAIRS | forms.COMPARISONS
-    else:
-        writers = forms.DEMONSTRATIONS
+    writers = forms.WRITERS[kind]
     form = form or next(iter(writers))
     if form not in writers:
         raise UserError(f"--form {form} is not known for {kind}; choose one of "

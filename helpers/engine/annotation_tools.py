@@ -27,7 +27,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from helpers.engine.rating_rows import Row, blank, rating_value, shown
+from helpers.engine.kinds import Row
+from helpers.engine.rating_rows import rating_value
+from helpers.engine.values import blank, shown
 from helpers.errors import UserError
 
 LABEL_STUDIO, ARGILLA = "Label Studio", "Argilla"

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from helpers.engine.values import shown
+
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 SYSTEM, TOOL = "\n\nSystem:", "\n\nTool:"
 MARKERS = {"user": HUMAN, "assistant": ASSISTANT, "system": SYSTEM, "tool": TOOL}
@@ -218,9 +220,3 @@ def checked_text(text: str, where: str) -> str:
         raise ValueError(f"{where} holds half a character ({text[error.start]!a} at position "
                          f"{error.start}); save the text again as UTF-8") from None
     return text
-
-
-def shown(value: Any) -> str:
-    """A value in a message, not too long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

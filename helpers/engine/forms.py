@@ -79,11 +79,9 @@ DEMONSTRATIONS: dict[str, Callable[[Row], Row]] = {
 }
 
 
-def writers_of(row: Row) -> dict[str, Callable[[Row], Row]]:
-    """The forms in which a canonical row can be written."""
-    if "winner" in row:
-        return COMPARISONS
-    return PAIRS if "rejected" in row else DEMONSTRATIONS if "response" in row else {"imdb": dict}
+WRITERS: dict[str, dict[str, Callable[[Row], Row]]] = {
+    "reviews": {"imdb": dict}, "preferences": PAIRS | COMPARISONS,
+    "demonstrations": DEMONSTRATIONS}
 
 
 def write_table(path: str | Path, rows: Iterable[Row]) -> int:

@@ -20,9 +20,10 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+from helpers.engine.kinds import Row
+from helpers.engine.values import blank, shown
 from helpers.errors import UserError
 
-Row = dict[str, Any]
 SOURCES = ("human", "simulated")
 PREFERENCES = ("a", "b", "tie")
 RATED = ("response", "model")
@@ -51,26 +52,6 @@ def rating_value(value: Any, what: str) -> int:
         return int(number)
     raise UserError(f"{what} {shown(value)}, must be a whole number from 1 to 5; mend it, or leave "
                     "it out where nothing was rated.")
-
-
-def shown(value: Any) -> str:
-    """A value for a message: in one line, and not longer than 80 characters."""
-    try:
-        text = " ".join(repr(value).split())
-    except (ValueError, RecursionError):
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def blank(value: Any) -> bool:
-    """Whether a field of a table says nothing: None, NaN, or text without a character to see."""
-    return value is None or (isinstance(value, str) and not value.strip()) or (
-        isinstance(value, float) and value != value)
-
-
-def is_whole_text(text: str) -> bool:
-    """Whether UTF-8 can hold a text: it has no half of a character (a lone surrogate)."""
-    return not re.search("[\ud800-\udfff]", text)
 
 
 def validate_row(row: Any, where: str = "row", dimensions: Sequence[str] | None = None) -> Row:

@@ -37,13 +37,13 @@ from helpers.engine.dialogues import (
     parse_hh,
     render_example,
     render_prompt,
-    shown,
     tidy,
     turns_of,
     unwritten,
 )
 from helpers.engine.kinds import Row
 from helpers.engine.tables import read_rows, tell
+from helpers.engine.values import blank, shown
 from helpers.errors import UserError, sentence
 
 __all__ = ["ASSISTANT", "FORMS", "HUMAN", "IrregularRow", "as_comparison", "as_demonstration",
@@ -483,14 +483,9 @@ def number(value: Any) -> float | None:
     return None
 
 
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (
-        isinstance(value, float) and math.isnan(value))
-
-
 def _probability(row: Row) -> float | None:
     value = row.get("probability")
-    if _missing(value):
+    if blank(value):
         return None
     found = number(value)
     if found is None or isinstance(value, bool) or not 0 <= found <= 1:
@@ -508,7 +503,7 @@ def _score_gap(row: Row) -> float | None:
     scores: list[float] = []
     for column in columns:
         value = row.get(column)
-        if _missing(value):
+        if blank(value):
             return None
         found = number(value)
         if found is None:
