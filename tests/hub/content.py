@@ -83,8 +83,10 @@ def causal(folder: Path, config: PreTrainedConfig, tokenizer, dtype=torch.float3
 
 def gpt2(folder: Path, real_data: Path) -> None:
     """No padding token; float32; 1,024 positions."""
-    causal(folder, GPT2Config(n_embd=64, n_layer=2, n_head=4),
-           gpt2_tokenizer(real_data, model_max_length=1024))
+    tokenizer = gpt2_tokenizer(real_data, model_max_length=1024)
+    end = tokenizer.eos_token_id
+    causal(folder, GPT2Config(vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4,
+                              bos_token_id=end, eos_token_id=end), tokenizer)
 
 
 def gpt2_imdb(folder: Path, real_data: Path) -> None:
@@ -115,7 +117,8 @@ def qwen(tied: bool) -> Callable[[Path, Path], None]:
         tokenizer.chat_template = CHAT
         end = tokenizer.eos_token_id
         config = Qwen2Config(
-            vocab_size=50_304, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            vocab_size=-(-len(tokenizer) // 64) * 64,  # as in the original, padded
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32_768,
             tie_word_embeddings=tied, bos_token_id=end, eos_token_id=end, pad_token_id=None)
         causal(folder, config, tokenizer, torch.bfloat16, shard="5GB" if tied else "4MB",

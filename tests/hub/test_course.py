@@ -60,6 +60,18 @@ def test_rows_that_stand_in_for_real_ones_are_read_as_pairs_of_many_prompts(tmp_
                    for pair in pairs)
 
 
+def test_models_beside_the_stand_in_fit_its_tokenizer(tmp_path):
+    from helpers import models
+
+    real = content.stand_in(tmp_path / "rows")
+    for name in ("openai-community/gpt2", "Qwen/Qwen2.5-1.5B", "HuggingFaceTB/SmolLM2-135M"):
+        folder = tmp_path / name.replace("/", "--")
+        folder.mkdir()
+        content.MODELS[name](folder, real)
+        model, tokenizer = models.load_causal(folder, load_profile("embedded"))
+        assert model.config.vocab_size == len(tokenizer)
+
+
 class Unsaved:
     def save_pretrained(self, folder):
         pass
