@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 AGAIN = "fetch or copy the folder again"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 TOKENIZERS = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+HEADS = {"classifier", "score"}
 FEW = 64  # tokens that people add to a tokenizer without making room for them in the model
 
 
@@ -123,10 +124,12 @@ def _check_adapters(folder: Path, what: str) -> None:
     if Path(base).exists():
         check(base, f"base of the {what}")
     names = _check_weights(folder, what, "adapter_model")
-    for part in config.get("modules_to_save") or ():
-        if not any(part in name for name in names):
-            refuse(what, folder, f"adapter_model.safetensors lacks the trained {part!r} that "
-                   "adapter_config.json names", AGAIN)
+    parts = set(config.get("modules_to_save") or ())
+    heads = parts & HEADS  # PEFT names all that a classifier may have, and stores the one it has
+    for any_of in [{part} for part in sorted(parts - heads)] + [heads] * bool(heads):
+        if not any(part in name for part in any_of for name in names):
+            refuse(what, folder, "adapter_model.safetensors lacks the trained "
+                   f"{' or '.join(sorted(any_of))} that adapter_config.json names", AGAIN)
 
 
 def _check_weights(folder: Path, what: str, stem: str) -> set[str]:

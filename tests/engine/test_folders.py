@@ -460,3 +460,22 @@ def test_a_padding_token_without_a_row_is_given_one(good, tmp_path):
     model, own = models.load_causal(folder, load_profile())
     assert own.pad_token == "[PAD]"
     assert model.get_input_embeddings().num_embeddings == own.pad_token_id + 1
+
+
+def test_adapters_of_a_reward_model_load_with_their_head_and_not_without(tmp_path):
+    make_family("llama", tmp_path / "base")
+    settings = load_profile("embedded", {
+        "models.base": str(tmp_path / "base"), "models.lora": True,
+        "models.lora_targets": ["q_proj", "v_proj"]})
+    tokenizer = models.load_tokenizer(tmp_path / "base")
+    made = models.new_reward_model(tmp_path / "base", tokenizer, settings)
+    models.save(made, tokenizer, tmp_path / "reward")
+    named = json.loads((tmp_path / "reward" / "adapter_config.json").read_text())
+    assert len(set(named["modules_to_save"])) == 2  # PEFT's own list, of which one is stored
+    models.load_scorer(tmp_path / "reward", settings)
+
+    rewrite(tmp_path / "reward", lambda tensors: [
+        tensors.pop(name) for name in list(tensors) if "score" in name],
+        "adapter_model.safetensors")
+    with pytest.raises(UserError, match="lacks the trained classifier or score"):
+        models.load_scorer(tmp_path / "reward", settings)
