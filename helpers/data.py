@@ -264,11 +264,19 @@ def _converted(
     stamps: tuple[tuple[Path, int, int], ...], convert: Callable[[Row], Any], kind: str, name: str
 ) -> tuple:
     """The rows of files, kept for as long as their time and size stay (the last 16 sets)."""
-    def called(path: Path) -> str:  # rows are numbered within their file
-        return name if len(stamps) == 1 else f"{name}, {path.name}"
+    paths = [path for path, *_ in stamps]
+    names = [""] if len(paths) == 1 else names_of_parts(paths)
+    parts = zip(names, map(read_rows, paths), strict=True)
+    return tuple(convert_rows(parts, convert, kind, name))
 
-    return tuple(row for path, *_ in stamps
-                 for row in convert_rows(read_rows(path), convert, kind, called(path)))
+
+def names_of_parts(paths: list[Path]) -> list[str]:
+    """What tells files apart: their names, with the folders that differ before them."""
+    depth = 1
+    while depth < max(len(path.parts) for path in paths) and len(
+            {path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def forget() -> None:

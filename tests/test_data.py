@@ -369,6 +369,31 @@ def test_a_split_in_parts_is_read_whole_and_a_bad_row_is_named_in_its_part(tmp_p
         data.load_reviews(settings, "train")
 
 
+def test_the_share_of_rows_to_set_aside_is_one_of_the_whole_split(tmp_path, capsys):
+    pair = {"prompt": "Say yes", "chosen": "Yes.", "rejected": "No."}
+    equal = pair | {"rejected": "Yes."}
+    source = tmp_path / "pairs"
+    for number, rows in enumerate(([pair] * 900, [pair] * 90 + [equal] * 10, [])):
+        write_lines(source / f"train-{number:05}-of-00003.jsonl", rows)
+    write_lines(source / "validation.jsonl", [pair])
+    write_lines(source / "test.jsonl", [pair])
+    settings = settings_of(preferences=source)
+    assert len(data.load_pairs(settings, "train")) == 990
+    told = "".join(capsys.readouterr())
+    assert "10 of 1000 rows set aside" in told
+    assert "the first being train-00001-of-00003.jsonl, row 91: the two responses are eq" in told
+    write_lines(source / "train-00002-of-00003.jsonl", [equal] * 60)
+    with pytest.raises(UserError, match=r"pairs.*train-00001.*, row 91: .*\(70 of 1060 rows"):
+        data.load_pairs(settings, "train")
+
+
+def test_parts_of_one_name_are_told_apart_by_their_folders():
+    paths = [Path("hub/a/help/train.jsonl"), Path("hub/a/harm/train.jsonl")]
+    assert data.names_of_parts(paths) == ["help/train.jsonl", "harm/train.jsonl"]
+    assert data.names_of_parts([paths[0], Path("hub/b/help/train.jsonl")]) == [
+        "a/help/train.jsonl", "b/help/train.jsonl"]
+
+
 @pytest.mark.parametrize(("rows", "words"), [
     ([SCHEMAS["prompt"]] * 10, "of the 10 rows of pairs.jsonl none falls into the split"),
     ([SCHEMAS["winner"] | {"winner": "tie"}] * 100, "has no pairs left: all 100 are ties"),

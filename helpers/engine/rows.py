@@ -587,38 +587,57 @@ def wanted_columns(kind: str) -> str:
 
 
 def convert_rows(
-    rows: Iterable[Row], convert: Callable[[Row], Any], kind: str, name: str
+    parts: Iterable[tuple[str, Iterable[Row]]], convert: Callable[[Row], Any], kind: str, name: str
 ) -> list[Any]:
     """Each row by `convert`; what it leaves out (None) or sets aside (`IrregularRow`) is not there.
 
     Args:
-        kind: one of `FORMS`, the columns of one of which the first row must have.
+        parts: the files that make up a split, each with its name ("" where it is the only one)
+            and its rows. The columns of each are recognised alone; what may be set aside is a
+            share of them all.
+        kind: one of `FORMS`, the columns of one of which the first row of a part must have.
         name: of the file or dataset, for messages.
 
     Raises:
         UserError: naming the row: one that cannot be meant, too many irregular ones, or none.
     """
-    rows = list(rows)
+    whole = Converted([], 0, 0, [], [])
+    first = ""
+    for part, rows in parts:
+        within = f"{part}, " if part else ""
+        found = _convert_part(list(rows), convert, kind, name + f", {part}" * bool(part))
+        if found.irregular and not first:
+            first = within + "row {}: {}".format(*found.irregular[0])
+        whole.good += found.good
+        whole.irregular += found.irregular
+        whole.count += found.count
+        whole.left_out += found.left_out
+    if not whole.count:
+        raise UserError(f"{kind}: {name} is empty; it must hold at least one row.")
+    aside = len(whole.irregular)
+    if aside > IRREGULAR_SHARE * whole.count:
+        raise UserError(
+            f"{kind}: {name}, {first}; mend or remove it ({aside} of {whole.count} rows "
+            "are of this kind, too many to set aside).")
+    if not whole.good:
+        raise UserError(f"{kind}: {name} has no pairs left: all {whole.left_out} are ties; give "
+                        "rows in which one response was preferred.")
+    if aside:
+        tell(f"{kind}: {name}: {aside} of {whole.count} rows set aside, the first being {first}.")
+    return whole.good
+
+
+def _convert_part(
+    rows: list[Row], convert: Callable[[Row], Any], kind: str, name: str
+) -> Converted:
+    """The rows of one file; the first that cannot be meant ends it."""
     if kind == "preferences":
         rows = choices_of_tools(rows, name)
-    if not rows:
-        raise UserError(f"{kind}: {name} is empty; it must hold at least one row.")
-    if form_of_row(rows[0], kind) is None:
+    if rows and form_of_row(rows[0], kind) is None:
         raise UserError(f"{kind}: {name} has the columns {', '.join(map(str, rows[0]))}; "
                         f"it must have {wanted_columns(kind)}.")
     found = sorted_out(rows, convert, all_faults=False)
     if found.faulty:
         row, reason = found.faulty[0]
         raise UserError(f"{kind}: {name}, row {row}: {reason}.")
-    aside = len(found.irregular)
-    first = "row {}: {}".format(*found.irregular[0]) if aside else ""
-    if aside > IRREGULAR_SHARE * found.count:
-        raise UserError(
-            f"{kind}: {name}, {first}; mend or remove it ({aside} of {found.count} rows "
-            "are of this kind, too many to set aside).")
-    if not found.good:
-        raise UserError(f"{kind}: {name} has no pairs left: all {found.left_out} are ties; give "
-                        "rows in which one response was preferred.")
-    if aside:
-        tell(f"{kind}: {name}: {aside} of {found.count} rows set aside, the first being {first}.")
-    return found.good
+    return found
