@@ -166,16 +166,24 @@ def _runner(arguments, phase, numbers, enforce) -> int:
 
 
 def _test(arguments) -> int:
-    return _pytest("not slow", arguments.rest)
+    return _pytest("not slow", "loadfile", arguments.rest)
 
 
 def _test_slow(arguments) -> int:
-    return _pytest("slow", arguments.rest)
+    return _pytest("slow", "load", arguments.rest)
 
 
-def _pytest(marked: str, rest: list[str]) -> int:
-    """Run pytest on the tests so marked; one limit for all of it ends what hangs."""
-    process = subprocess.Popen(**_call("-m", "pytest", "-m", marked, *rest))
+def _pytest(marked: str, share: str, rest: list[str]) -> int:
+    """Run pytest on the tests so marked; one limit for all of it ends what hangs.
+
+    The whole of them is shared among worker processes by pytest-xdist: by file (`loadfile`), since
+    the tests of a file use what it has made once, or one by one (`load`).
+    """
+    call = _call("-m", "pytest", "-m", marked, *rest)
+    if not rest and (side_by_side := _workers()) > 1:
+        call["args"] += ["-n", str(side_by_side), "--dist", share]
+        call["env"].setdefault("OMP_NUM_THREADS", "1")  # the workers are the threads
+    process = subprocess.Popen(**call)
     try:
         return process.wait(60 * TEST_MINUTES)
     except subprocess.TimeoutExpired:
@@ -251,6 +259,14 @@ def _doctor(arguments) -> int:
         print(f"MISSING  {error.name}: the profile can be looked at once the packages above are "
               "installed.")
         return 1
+
+
+def _workers() -> int:
+    """Processes that tests can be shared among: one a core, each with 3 GB; four at most."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, psutil.virtual_memory().available // (3 * 10**9), 4))
 
 
 def _check(arguments) -> int:

@@ -25,6 +25,7 @@ OPTIONAL = {
     "jupyterlab": "`make lab` needs it",
     "nbval": "`make regress` needs it",
     "pytest": "`make test` needs it",
+    "pytest-xdist": "`make test` shares the tests among the cores with it",
     "ruff": "`make lint` needs it",
     "check-jsonschema": "`make lint` needs it",
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from typing import Any
+from typing import Any, cast
 
 from helpers.course.execute import notebook_folder
 from helpers.errors import UserError
@@ -43,8 +43,8 @@ def seconds(stem: str) -> float | None:
 def judge(stem: str, metrics: dict[str, float | None]) -> list[dict[str, Any]]:
     """Judge a notebook's metrics: a list of `{"bound", "ok", "detail", "goal"}`.
 
-    A bound has to hold; a goal (listed under `goals`) is not reached yet, so it is shown with its
-    verdict and fails nothing.
+    A bound has to hold; a goal (listed under `goals`) is not reached yet, or not on every
+    machine, so it is shown with its verdict and fails nothing.
     """
     wanted = read().get(stem) or {}
     rows = []
@@ -79,6 +79,21 @@ def check(text: str, metrics: dict[str, float | None]) -> tuple[bool, str]:
         return False, f"{', '.join(missing)} not recorded"
     sign = text[len(ast.get_source_segment(text, node.left) or ""):].strip()[:2].strip()
     return COMPARE[type(node.ops[0])](left, right), f"{left:.4g} {sign} {right:.4g}"
+
+
+def margin(text: str, metrics: dict[str, float | None]) -> float:
+    """How far a comparison is from failing, in the unit of its sides; negative where it fails.
+
+    Raises:
+        UserError: as `check`, and where a metric was not recorded.
+    """
+    ok, detail = check(text, metrics)
+    if detail.endswith("not recorded"):
+        raise UserError(f"expected.yaml: {text!r}: {detail}.")
+    node = cast(ast.Compare, ast.parse(text, mode="eval").body)
+    left, right = (_value(side, cast(dict[str, float], metrics), text)
+                   for side in (node.left, node.comparators[0]))
+    return abs(left - right) if ok else -abs(left - right)
 
 
 def _value(node: ast.expr, metrics: dict[str, float], text: str) -> float:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -193,6 +194,35 @@ def test_the_fast_and_the_slow_tests_are_two_commands(tmp_path, capfd):
         assert cli.run(arguments) == 0
         printed = capfd.readouterr().out
         assert f"{seen} PASSED" in printed and "1 passed, 1 deselected" in printed
+
+
+@pytest.mark.parametrize(("cores", "memory_gb", "workers"), [
+    (2, 24, 2), (16, 64, 4), (8, 7, 2), (8, 2, 1), (1, 64, 1)])
+def test_the_whole_suite_is_shared_among_cores_and_memory(monkeypatch, cores, memory_gb, workers):
+    import psutil
+
+    from helpers.course import cli
+
+    calls = []
+
+    class Ended:
+        def __init__(self, args, cwd, env):
+            calls.append((args, env.get("OMP_NUM_THREADS")))
+
+        def wait(self, seconds):
+            return 0
+
+    monkeypatch.setattr(cli.os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory",
+                        lambda: types.SimpleNamespace(available=memory_gb * 10**9))
+    monkeypatch.setattr(cli.subprocess, "Popen", Ended)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for words in (["test"], ["test", "tests/test_ppo.py"]):
+        assert cli.run(cli.parse(words)) == 0
+    whole, part = calls
+    assert ("-n" in whole[0]) == (workers > 1) and "-n" not in part[0] and part[1] is None
+    if workers > 1:
+        assert whole[0][whole[0].index("-n") + 1] == str(workers) and whole[1] == "1"
 
 
 def test_what_hangs_is_ended_with_all_it_has_started(tmp_path, monkeypatch, capfd):
