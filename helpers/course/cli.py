@@ -177,10 +177,12 @@ def _pytest(marked: str, share: str, rest: list[str]) -> int:
     """Run pytest on the tests so marked; one limit for all of it ends what hangs.
 
     The whole of them is shared among worker processes by pytest-xdist: by file (`loadfile`), since
-    the tests of a file use what it has made once, or one by one (`load`).
+    the tests of a file use what it has made once, or one by one (`load`). What names tests, or is
+    to be seen or held while it runs, is left to one process.
     """
     call = _call("-m", "pytest", "-m", marked, *rest)
-    if not rest and (side_by_side := _workers()) > 1:
+    whole = all(word.startswith("-") for word in rest) and not {"-n", "-s", "--pdb"} & {*rest}
+    if whole and (side_by_side := _workers()) > 1:
         call["args"] += ["-n", str(side_by_side), "--dist", share]
         call["env"].setdefault("OMP_NUM_THREADS", "1")  # the workers are the threads
     process = subprocess.Popen(**call)

@@ -217,12 +217,16 @@ def test_the_whole_suite_is_shared_among_cores_and_memory(monkeypatch, cores, me
                         lambda: types.SimpleNamespace(available=memory_gb * 10**9))
     monkeypatch.setattr(cli.subprocess, "Popen", Ended)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for words in (["test"], ["test", "tests/test_ppo.py"]):
-        assert cli.run(cli.parse(words)) == 0
-    whole, part = calls
-    assert ("-n" in whole[0]) == (workers > 1) and "-n" not in part[0] and part[1] is None
-    if workers > 1:
-        assert whole[0][whole[0].index("-n") + 1] == str(workers) and whole[1] == "1"
+    for words in ([], ["-q", "--junitxml=a.xml"]):
+        assert cli.run(cli.parse(["test", *words])) == 0
+        arguments, threads = calls.pop()
+        assert ("-n" in arguments) == (workers > 1)
+        if workers > 1:
+            assert arguments[arguments.index("-n") + 1] == str(workers) and threads == "1"
+    for words in (["tests/test_ppo.py"], ["--pdb"], ["-k", "ppo"]):
+        assert cli.run(cli.parse(["test", *words])) == 0
+        arguments, threads = calls.pop()
+        assert "-n" not in arguments and threads is None
 
 
 def test_what_hangs_is_ended_with_all_it_has_started(tmp_path, monkeypatch, capfd):
