@@ -1,5 +1,6 @@
 """The runner: notebooks in order, results gathered, failures told plainly."""
 
+import io
 import json
 import os
 import subprocess
@@ -234,3 +235,16 @@ def test_a_worker_tells_progress_and_errors(notebook_tree, tmp_path, capsys):
     user = notebook_tree("03_user", "from helpers.errors import UserError\nraise UserError('no.')")
     with pytest.raises(UserError, match=r"^no\.$"):
         execute.execute_in_worker(user, tmp_path / "o" / user.name, parameters)
+
+
+@pytest.mark.parametrize(("kernel", "bar"), [(None, False), (object(), True)])
+def test_a_log_file_sees_lines_and_a_notebook_a_bar(monkeypatch, kernel, bar):
+    import IPython
+
+    from helpers.course import progress
+
+    monkeypatch.delenv("RLHF_NO_PROGRESS", raising=False)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: kernel)  # which ipykernel has loaded
+    with progress.Bar("01_first") as shown:
+        assert (not shown.bar.disable, not shown.log) == (bar, bar)

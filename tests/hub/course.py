@@ -5,8 +5,9 @@
 Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
 cuts rows, steps, lengths and batches and nothing else; `distilgpt2` is the README's line for a
 reward model on it, with the same cuts. After each notebook it is asked what was active (dtype,
-adapters, four-bit modules, head) and which files were fetched. Prints a table and writes
-`runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
+adapters, four-bit modules, head) and which files were fetched. Profiles run side by side, each
+against a hub of its own, in one thread. Prints a table and writes `runs/hub/summary.json`; exit
+status 1 when anything is not as the profile says.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -37,6 +42,7 @@ PROFILES = ("gpt2", "a100", "smollm2")
 LINE = "distilgpt2"
 OVERRIDES = Path(__file__).with_name("overrides.yaml")
 NOTEBOOKS = "02,03,04,05,06,07"
+RUNS = ROOT / "runs" / "hub"
 MOST_MEMORY_MB = 6 * 1024
 # files that no profile needs: other splits and folders, and weights that execute code when read
 UNWANTED = re.compile(
@@ -116,35 +122,54 @@ def not_as_said(stage: str, profile: str, out: Path) -> str | None:
     return None
 
 
+def side_by_side(names: int) -> int:
+    """Profiles that run at a time: one more than there are cores, 3 GB of memory for each."""
+    cores = os.cpu_count() or 1
+    return max(1, min(names, cores + 1, psutil.virtual_memory().available // (3 * 10**9)))
+
+
+def run_profile(
+    name: str, numbers: list[str], root: Path, spare: Path, told: Callable[[str, str, dict], None]
+) -> None:
+    """A profile's notebooks in turn, against a hub of its own; `told` hears of each."""
+    profile = "gpt2" if name == LINE else name
+    out, cache = RUNS / name, spare / "cache" / name
+    shutil.rmtree(out, ignore_errors=True)
+    with LocalHub(root) as hub:
+        hub.revisions = content.pins()
+        for notebook in ["04"] if name == LINE else numbers:
+            begin = readme_line() if name == LINE else [
+                "run", "--profile", profile, "--notebooks", notebook]
+            row = run(begin, notebook, out, hub, cache)
+            told(name, notebook, {**row, "verdict": verdict(row, profile, notebook, out)})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profiles", nargs="+", default=[*PROFILES, LINE],
                         choices=[*PROFILES, LINE])
     parser.add_argument("--notebooks", default=NOTEBOOKS)
     arguments = parser.parse_args()
-    runs = ROOT / "runs" / "hub"
+    table: dict[str, dict[str, str]] = {name: {} for name in arguments.profiles}
+    lock = threading.Lock()
+
+    def told(name: str, notebook: str, row: dict) -> None:
+        with lock:
+            table[name][notebook] = row["verdict"]
+            print(f"{name:<10} {notebook}  {row.get('seconds', 0):>6.0f} s "
+                  f"{row.get('peak_memory_mb', 0):>6.0f} MB  {row['verdict']}", flush=True)
+            RUNS.mkdir(parents=True, exist_ok=True)
+            (RUNS / "summary.json").write_text(
+                json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
     numbers = arguments.notebooks.split(",")
-    table: dict[str, dict[str, str]] = {}
-    with tempfile.TemporaryDirectory() as spare:
-        root = content.build(Path(spare) / "hub", real_data(Path(spare) / "rows"))
-        with LocalHub(root) as hub:
-            hub.revisions = content.pins()
-            for name in arguments.profiles:
-                profile = "gpt2" if name == LINE else name
-                out, cache = runs / name, Path(spare) / "cache" / name
-                shutil.rmtree(out, ignore_errors=True)
-                table[name] = {}
-                for notebook in ["04"] if name == LINE else numbers:
-                    begin = readme_line() if name == LINE else [
-                        "run", "--profile", profile, "--notebooks", notebook]
-                    row = run(begin, notebook, out, hub, cache)
-                    table[name][notebook] = verdict(row, profile, notebook, out)
-                    print(f"{name:<10} {notebook}  {row.get('seconds', 0):>6.0f} s "
-                          f"{row.get('peak_memory_mb', 0):>6.0f} MB  {table[name][notebook]}",
-                          flush=True)
-                    runs.mkdir(parents=True, exist_ok=True)
-                    (runs / "summary.json").write_text(
-                        json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        spare = Path(folder)
+        root = content.build(spare / "hub", real_data(spare / "rows"))
+        with ThreadPoolExecutor(side_by_side(len(table))) as pool:
+            for done in [pool.submit(run_profile, name, numbers, root, spare, told)
+                         for name in table]:
+                done.result()
     return int(any(v != "ok" for row in table.values() for v in row.values()))
 
 
