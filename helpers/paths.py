@@ -10,6 +10,11 @@ DATA = ROOT / "data"
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """This process's variables for a child that has to find this very copy of the course."""
+    """This process's variables for a child that has to find this very copy of the course.
+
+    Its threads sleep while they wait for each other, unless the reader has said otherwise: by
+    default they spin, and where something else wants the cores, each waits for one that is not
+    let run (`benchmarks/waiting.py`).
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path, **more}

@@ -254,3 +254,14 @@ def test_what_hangs_is_ended_with_all_it_has_started(tmp_path, monkeypatch, capf
     left = [p for p in psutil.process_iter(["pid", "status"])
             if p.info["pid"] == int((tmp_path / "pid").read_text())]
     assert all(p.info["status"] == psutil.STATUS_ZOMBIE for p in left)  # ended, maybe not reaped
+
+
+def test_what_the_course_starts_lets_its_threads_sleep_unless_the_reader_wants_them_to_spin(
+        monkeypatch):
+    from helpers.paths import child_environment
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    ask = [sys.executable, "-c", "import os; print(os.environ['OMP_WAIT_POLICY'])"]
+    assert subprocess.check_output(ask, env=child_environment(), text=True) == "PASSIVE\n"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert subprocess.check_output(ask, env=child_environment(), text=True) == "ACTIVE\n"
