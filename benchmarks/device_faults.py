@@ -1,0 +1,168 @@
+"""Faults that a GPU would show and a CPU does not, sown one by one: does the rehearsal find them?
+
+    python benchmarks/device_faults.py [--only NAME …]
+
+Each fault is a replacement of one piece of text in a copy of `helpers/`, under which the tests of
+`tests/test_rehearsal.py` run in a process of their own. It is found if one of them fails. Two
+controls: nothing replaced, where all must pass on the pretended device; and each fault with the
+CPU in the device's place, where all must pass too, since otherwise it is no fault of devices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.shared import store
+from helpers.paths import ROOT
+
+# Of the tests, those that say what the device does hold no line of `helpers/` to account.
+COURSE = "not takes and not pytorchs_own and not fixture_alone and not gone_after"
+
+
+class Fault(NamedTuple):
+    """A name, a file below `helpers/`, what stands there once, and what takes its place."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+FAULTS = (
+    Fault("a mask left on the CPU", "generation.py",
+          "full = torch.cat([mask, torch.ones(len(rows), steps, dtype=torch.long)], 1).to(device)",
+          "full = torch.cat([mask, torch.ones(len(rows), steps, dtype=torch.long)], 1)"),
+    Fault("numpy() without cpu()", "engine/class_logits.py",
+          ".logits.float().cpu().numpy()", ".logits.float().numpy()"),
+    Fault("a head made on the CPU", "models.py",
+          'return _to_train(_placed(model, settings), settings, "SEQ_CLS")',
+          "model = _placed(model, settings)\n"
+          "    model.score = nn.Linear(model.score.in_features, 1, bias=False)\n"
+          '    return _to_train(model, settings, "SEQ_CLS")'),
+    Fault("a generator of the CPU", "generation.py",
+          "noise = noise.to(device)",
+          "noise = torch.rand(noise.shape, device=device, generator=torch.Generator())"),
+    Fault("positions made on the CPU", "generation.py",
+          "position_ids(mask).to(device)", "position_ids(mask)"),
+    Fault("labels not moved", "sft.py",
+          "ids.to(where), labels[:, 1:].to(where)", "ids.to(where), labels[:, 1:]"),
+    Fault("zeros made on the CPU", "sft.py",
+          "torch.zeros(labels.shape, device=ids.device)", "torch.zeros(labels.shape)"),
+    Fault("a scale that is a tensor of the CPU", "reward/model.py",
+          "return scale_of(model).head_weight * rewards",
+          "return torch.tensor([scale_of(model).head_weight])[:, None] * rewards"),
+    Fault("row 6: samples of the CPU meet the policy", "ppo_loop.py",
+          "config.max_new_tokens, t, seed).to(policy.device)", "config.max_new_tokens, t, seed)"),
+    Fault("row 6: rewards made on the CPU", "ppo_loop.py",
+          "dtype=torch.float32, device=policy.device)", "dtype=torch.float32)"),
+    Fault("arange made on the CPU", "reward/model.py",
+          "torch.arange(attention_mask.shape[1], device=attention_mask.device)",
+          "torch.arange(attention_mask.shape[1])"),
+    Fault("a batch that is not moved", "reward/model.py",
+          "pair_rewards(model, moved(batch, device))", "pair_rewards(model, batch)"),
+    Fault("a mask of the device on the CPU's side", "evaluation.py",
+          "ids[:, 1:, None].to(device)).squeeze(-1).cpu()",
+          "ids[:, 1:, None].to(device)).squeeze(-1)"),
+    Fault("packed positions left on the CPU", "engine/packing.py",
+          "(torch.arange(first) - starts)[None].to(device)",
+          "(torch.arange(first) - starts)[None]"),
+    Fault("numbers of the device written into a tensor of the CPU", "ppo_trainer.py",
+          "column.detach().float().cpu()", "column.detach().float()"),
+    Fault("a gradient made on the CPU", "engine/token_logprobs.py",
+          "out = torch.empty_like(logits)", "out = torch.empty(logits.shape)"),
+    Fault("an optimiser's state made on the CPU", "engine/muon.py",
+          "torch.zeros_like(p)", "torch.zeros(p.shape)"),
+    Fault("scores of the CPU handed to TRL", "trl_adapter.py",
+          "torch.as_tensor(scores, device=input_ids.device)", "torch.as_tensor(scores)"),
+    Fault("a model that trains on the CPU", "sft.py",
+          'use_cpu=next(model.parameters()).device.type == "cpu"', "use_cpu=True"),
+    Fault("a stage loaded and not moved", "models.py",
+          "return model.to(device(settings))", "return model"),
+)
+
+
+def replaced(fault: Fault, root: Path = ROOT) -> str:
+    """The file's text with the fault in it.
+
+    Raises:
+        ValueError: what is to be replaced does not stand there exactly once.
+    """
+    text = (root / "helpers" / fault.file).read_text(encoding="utf-8")
+    if text.count(fault.old) != 1:
+        raise ValueError(f"{fault.name}: helpers/{fault.file} holds {fault.old!r} "
+                         f"{text.count(fault.old)} times; it must be there once.")
+    return text.replace(fault.old, fault.new)
+
+
+def rehearse(fault: Fault | None, on: str) -> dict[str, str | float | None]:
+    """Run the tests over a copy of the course with the fault in it, up to the first failure.
+
+    `on` is "gpu", the pretended one, or "cpu". Returns `failed`, the first test that did or None,
+    `error`, what it said, and `seconds`.
+
+    Raises:
+        RuntimeError: the tests could not be run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("helpers", "tests"):
+            shutil.copytree(ROOT / name, copy / name,
+                            ignore=shutil.ignore_patterns("__pycache__", "artefacts"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        (copy / "data").symlink_to(ROOT / "data")
+        if fault:
+            (copy / "helpers" / fault.file).write_text(replaced(fault), encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": str(copy), "REHEARSE_ON": on}
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "tests/test_rehearsal.py", "-k", COURSE, "-x", "-q",
+             "--tb=line", "-p", "no:cacheprovider"],
+            cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        seconds = round(time.perf_counter() - start, 1)
+    if done.returncode not in (0, 1):
+        raise RuntimeError((done.stdout + done.stderr)[-2000:])
+    found = re.search(r"^FAILED tests/test_rehearsal\.py::(\S+)", done.stdout, re.M)
+    said = re.search(r"^(?:E +|/\S+:\d+: )(.*)$", done.stdout, re.M)
+    return {"failed": found[1] if found else None,
+            "error": said[1][:160] if found and said else None, "seconds": seconds}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="names of faults; stores nothing")
+    arguments = parser.parse_args()
+    chosen = [f for f in FAULTS if not arguments.only or f.name in arguments.only]
+    whole = rehearse(None, "gpu")
+    if whole["failed"]:
+        raise SystemExit(f"without a fault {whole['failed']} fails: {whole['error']}")
+    print(f"no fault: all pass, {whole['seconds']} s", flush=True)
+    rows = []
+    for fault in chosen:
+        there, here = rehearse(fault, "gpu"), rehearse(fault, "cpu")
+        rows.append({"fault": fault.name, "file": fault.file, "found": there["failed"] is not None,
+                     "by": there["failed"], "error": there["error"],
+                     "passes_on_cpu": here["failed"] is None})
+        print(f"{fault.name:<60}", there["failed"] or "NOT FOUND", "|",
+              "" if rows[-1]["passes_on_cpu"] else f"ON THE CPU {here['failed']} {here['error']}",
+              there["error"], flush=True)
+    found = sum(row["found"] for row in rows)
+    print(f"{found} of {len(rows)} found")
+    if not arguments.only:
+        print("stored:", store.save("device_faults", rows, found=found, faults=len(rows),
+                                    seconds_without_fault=whole["seconds"]).name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
