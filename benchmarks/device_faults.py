@@ -61,7 +61,7 @@ FAULTS = (
           "torch.zeros(labels.shape, device=ids.device)", "torch.zeros(labels.shape)"),
     Fault("a scale that is a tensor of the CPU", "reward/model.py",
           "return scale_of(model).head_weight * rewards",
-          "return torch.tensor([scale_of(model).head_weight])[:, None] * rewards"),
+          "return torch.tensor([scale_of(model).head_weight]) * rewards"),
     Fault("row 6: samples of the CPU meet the policy", "ppo_loop.py",
           "config.max_new_tokens, t, seed).to(policy.device)", "config.max_new_tokens, t, seed)"),
     Fault("row 6: rewards made on the CPU", "ppo_loop.py",

@@ -118,6 +118,9 @@ class OnGPU(torch.Tensor):
         raise TypeError(f"can't convert {GPU} device type tensor to numpy. Use Tensor.cpu() to "
                         "copy the tensor to host memory first.")
 
+    def __format__(self, spec):
+        return format(self.item() if self.dim() == 0 else str(self), spec)
+
     def tolist(self):
         return self.value.tolist()
 

@@ -132,9 +132,9 @@ MORE_RULES = [
 READING = [
     ("x.numpy()", False), ("np.asarray(x)", False), ("np.mean([x[0, 0], x[0, 1]])", False),
     ("np.array([v for v in x[0]])", False), ("x.cpu().numpy()", True), ("x.tolist()", True),
-    ("float(x[0, 0]) + x.sum().item()", True), ("bool((x > 0).all())", True),
-    ("[1, 2, 3][x.long()[0, 0] * 0]", True), ("x[x > 0]", True), ("x.nonzero()", True),
-    ("torch.tensor([v for v in x[0]])", True),
+    ("float(x[0, 0]) + x.sum().item()", True), ("f'{x[0, 0]:.2f}'", True),
+    ("bool((x > 0).all())", True), ("[1, 2, 3][x.long()[0, 0] * 0]", True),
+    ("x[x > 0]", True), ("x.nonzero()", True), ("torch.tensor([v for v in x[0]])", True),
     ("torch.rand(2, device=x.device, generator=torch.Generator())", False),
     ("torch.rand(2, generator=torch.Generator()).to(x.device)", True),
     ("x.softmax(-1).multinomial(1, generator=torch.Generator())", False),
