@@ -31,6 +31,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -272,6 +273,24 @@ for _name in FLOAT32:
     _autocasts(_name, torch.float32)
 
 
+def _checked(backward):
+    """A written backward pass of whose gradients the devices are looked at, as a GPU's engine does.
+
+    The engine itself asks wrapped tensors nothing, and dies of what comes later.
+    """
+    def apply(function, *gradients):
+        out = backward(function, *gradients)
+        if any(isinstance(g, OnGPU) for g in gradients):
+            for index, g in enumerate(out if isinstance(out, tuple) else (out,)):
+                if isinstance(g, torch.Tensor) and g.dim() and not isinstance(g, OnGPU):
+                    raise RuntimeError(
+                        f"Function {function.name()} returned an invalid gradient at index "
+                        f"{index} - expected device {GPU} but got {g.device}")
+        return out
+
+    return apply
+
+
 # ------------------------------------------------------------------------- the course on it
 
 
@@ -311,6 +330,7 @@ def pretended_gpu(monkeypatch) -> Iterator[torch.device]:
     once = functools.cached_property(setup_devices)
     once.__set_name__(TrainingArguments, "_setup_devices")
     monkeypatch.setattr(TrainingArguments, "_setup_devices", once)
+    monkeypatch.setattr(BackwardCFunction, "apply", _checked(BackwardCFunction.apply))
     # Parameters keep their identity when they move, as on a GPU: tied ones stay tied.
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)

@@ -178,6 +178,21 @@ def test_values_and_gradients_are_those_of_the_cpu(gpu, made, tmp_path):
         torch.testing.assert_close(ours.cpu(), theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_a_gradient_that_stayed_on_the_cpu_is_refused(gpu):
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return torch.full((3,), 2.0)
+
+    x = torch.ones(3).to(gpu).requires_grad_()
+    with pytest.raises(RuntimeError, match="invalid gradient at index 0 - expected device gpu:0"):
+        Twice.apply(x).sum().backward()
+
+
 def test_the_device_is_there_for_the_fixture_alone(gpu, made):
     assert torch.accelerator.is_available()
 
@@ -290,10 +305,11 @@ def test_a_reward_model(gpu, made, tmp_path, family, way, likelihood, precision)
     history = reward.train_reward_model(
         model, tokenizer, PAIRS, PAIRS[:4], tmp_path / "run", config)
     assert stayed(model, gpu) and math.isfinite(history[-1]["loss"])
-    longer = reward.RewardConfig.from_settings(settings, evaluations=2, epochs=2)
-    reward.train_reward_model(
-        model, tokenizer, PAIRS, PAIRS[:4], tmp_path / "run", longer, resume=True)
-    assert stayed(model, gpu)
+    if precision is PRECISE:
+        longer = reward.RewardConfig.from_settings(settings, evaluations=2, epochs=2)
+        reward.train_reward_model(
+            model, tokenizer, PAIRS, PAIRS[:4], tmp_path / "run", longer, resume=True)
+        assert stayed(model, gpu)
 
     chosen, rejected = reward.score_pairs(model, tokenizer, PAIRS)
     prompts = [pair["prompt"] for pair in PAIRS]
@@ -366,6 +382,8 @@ def test_our_ppo(gpu, made, tmp_path, family, way, changes):
     if way:
         assert stayed(merged(first.policy), torch.device("cpu"))
 
+    if changes and not way:
+        return
     (state,) = (tmp_path / "run").glob("*/state.json")
     state.write_text(state.read_text().replace('"updates": 1', '"updates": 2'))
     second = trainer(policy, 2)

@@ -1,4 +1,4 @@
-"""The notebooks that train and measure models, on a pretended GPU: their own cells move tensors too.
+"""The notebooks that train and measure models, on a pretended GPU: their cells move tensors too.
 
 Rows, steps and lengths are cut as in `make hub`; each notebook takes the stages of those before it.
 """
