@@ -110,8 +110,8 @@ def replaced(fault: Fault, root: Path = ROOT) -> str:
 def rehearse(fault: Fault | None, on: str, test: str | None = None) -> dict:
     """Run the tests over a copy of the course with the fault in it, up to the first failure.
 
-    `on` is "gpu", the pretended one, or "cpu"; `test` is the one to run, if not all. Returns `failed`, the first test that did or None,
-    `error`, what it said, and `seconds`.
+    `on` is "gpu", the pretended one, or "cpu"; `test` is the one to run, if not all. Returns
+    `failed`, the first test that did or None, `error`, what it said, and `seconds`.
 
     Raises:
         RuntimeError: the tests could not be run.
