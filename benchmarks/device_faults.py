@@ -29,68 +29,71 @@ from helpers.paths import ROOT
 
 FILE = "tests/test_rehearsal.py"
 # Of the tests, those that say what the device does hold no line of `helpers/` to account.
-COURSE = "not takes and not pytorchs_own and not refused and not fixture_alone and not gone_after"
+COURSE = ("not takes and not pytorchs_own and not refused and not fixture_alone "
+          "and not gone_after")
 
 
 class Fault(NamedTuple):
-    """A name, a file below `helpers/`, what stands there once, and what takes its place."""
+    """A name, a file below `helpers/`, what stands there once, what takes its place, and the tests
+    that are tried first (an expression of pytest's `-k`); if these pass, all are."""
 
     name: str
     file: str
     old: str
     new: str
+    near: str
 
 
 FAULTS = (
     Fault("a mask left on the CPU", "generation.py",
           "full = torch.cat([mask, torch.ones(len(rows), steps, dtype=torch.long)], 1).to(device)",
-          "full = torch.cat([mask, torch.ones(len(rows), steps, dtype=torch.long)], 1)"),
+          "full = torch.cat([mask, torch.ones(len(rows), steps, dtype=torch.long)], 1)",
+          "sampling"),
+    Fault("a generator of the CPU", "generation.py",
+          "noise = noise.to(device)",
+          "noise = torch.rand(noise.shape, device=device, generator=torch.Generator())",
+          "sampling"),
     Fault("numpy() without cpu()", "engine/class_logits.py",
-          ".logits.float().cpu().numpy()", ".logits.float().numpy()"),
-    Fault("a head made on the CPU", "models.py",
+          ".logits.float().cpu().numpy()", ".logits.float().numpy()", "with_the_course"),
+    Fault("labels not moved", "sft.py",
+          "ids.to(where), labels[:, 1:].to(where)", "ids.to(where), labels[:, 1:]",
+          "fine_tuning"),
+    Fault("a model that trains on the CPU", "sft.py",
+          'use_cpu=next(model.parameters()).device.type == "cpu"', "use_cpu=True", "fine_tuning"),
+    Fault("a stage loaded and not moved", "models.py",
+          "return model.to(device(settings))", "return model", "sampling"),
+    Fault("row 6: a head made on the CPU", "models.py",
           'return _to_train(_placed(model, settings), settings, "SEQ_CLS")',
           "model = _placed(model, settings)\n"
           "    model.score = nn.Linear(model.score.in_features, 1, bias=False)\n"
-          '    return _to_train(model, settings, "SEQ_CLS")'),
-    Fault("a generator of the CPU", "generation.py",
-          "noise = noise.to(device)",
-          "noise = torch.rand(noise.shape, device=device, generator=torch.Generator())"),
-    Fault("positions made on the CPU", "generation.py",
-          "position_ids(mask).to(device)", "position_ids(mask)"),
-    Fault("labels not moved", "sft.py",
-          "ids.to(where), labels[:, 1:].to(where)", "ids.to(where), labels[:, 1:]"),
-    Fault("zeros made on the CPU", "sft.py",
-          "torch.zeros(labels.shape, device=ids.device)", "torch.zeros(labels.shape)"),
-    Fault("a scale that is a tensor of the CPU", "reward/model.py",
-          "return scale_of(model).head_weight * rewards",
-          "return torch.tensor([scale_of(model).head_weight]) * rewards"),
+          '    return _to_train(model, settings, "SEQ_CLS")', "reward_model"),
     Fault("row 6: samples of the CPU meet the policy", "ppo_loop.py",
-          "config.max_new_tokens, t, seed).to(policy.device)", "config.max_new_tokens, t, seed)"),
+          "config.max_new_tokens, t, seed).to(policy.device)", "config.max_new_tokens, t, seed)",
+          "plain_loop"),
     Fault("row 6: rewards made on the CPU", "ppo_loop.py",
-          "dtype=torch.float32, device=policy.device)", "dtype=torch.float32)"),
-    Fault("arange made on the CPU", "reward/model.py",
+          "dtype=torch.float32, device=policy.device)", "dtype=torch.float32)", "plain_loop"),
+    Fault("row 6: bfloat16 states meet the value head in float32", "ppo_loop.py",
+          "[:, columns].to(value_head.weight.dtype)", "[:, columns]", "plain_loop"),
+    Fault("bfloat16 states meet the reward head in float32", "reward/model.py",
+          "head(values.to(head.weight.dtype))", "head(values)", "reward_model and qwen2"),
+    Fault("positions made on the CPU", "reward/model.py",
           "torch.arange(attention_mask.shape[1], device=attention_mask.device)",
-          "torch.arange(attention_mask.shape[1])"),
+          "torch.arange(attention_mask.shape[1])", "reward_model"),
     Fault("a batch that is not moved", "reward/model.py",
-          "pair_rewards(model, moved(batch, device))", "pair_rewards(model, batch)"),
-    Fault("a mask of the device on the CPU's side", "evaluation.py",
+          "pair_rewards(model, moved(batch, device))", "pair_rewards(model, batch)",
+          "reward_model"),
+    Fault("numbers of the device beside a mask of the CPU", "evaluation.py",
           "ids[:, 1:, None].to(device)).squeeze(-1).cpu()",
-          "ids[:, 1:, None].to(device)).squeeze(-1)"),
-    Fault("packed positions left on the CPU", "engine/packing.py",
-          "(torch.arange(first) - starts)[None].to(device)",
-          "(torch.arange(first) - starts)[None]"),
+          "ids[:, 1:, None].to(device)).squeeze(-1)", "evaluation"),
     Fault("numbers of the device written into a tensor of the CPU", "ppo_trainer.py",
-          "column.detach().float().cpu()", "column.detach().float()"),
+          "column.detach().float().cpu()", "column.detach().float()", "our_ppo"),
     Fault("a gradient made on the CPU", "engine/token_logprobs.py",
-          "out = torch.empty_like(logits)", "out = torch.empty(logits.shape)"),
+          "out = torch.empty_like(logits)", "out = torch.empty(logits.shape)", "our_ppo"),
     Fault("an optimiser's state made on the CPU", "engine/muon.py",
-          "torch.zeros_like(p)", "torch.zeros(p.shape)"),
+          "torch.zeros_like(p)", "torch.zeros(p.shape)", "random_weights"),
     Fault("scores of the CPU handed to TRL", "trl_adapter.py",
-          "torch.as_tensor(scores, device=input_ids.device)", "torch.as_tensor(scores)"),
-    Fault("a model that trains on the CPU", "sft.py",
-          'use_cpu=next(model.parameters()).device.type == "cpu"', "use_cpu=True"),
-    Fault("a stage loaded and not moved", "models.py",
-          "return model.to(device(settings))", "return model"),
+          "torch.as_tensor(scores, device=input_ids.device)", "torch.as_tensor(scores)",
+          "trls_ppo"),
 )
 
 
@@ -107,11 +110,11 @@ def replaced(fault: Fault, root: Path = ROOT) -> str:
     return text.replace(fault.old, fault.new)
 
 
-def rehearse(fault: Fault | None, on: str, test: str | None = None) -> dict:
+def rehearse(fault: Fault | None, on: str, *which: str) -> dict:
     """Run the tests over a copy of the course with the fault in it, up to the first failure.
 
-    `on` is "gpu", the pretended one, or "cpu"; `test` is the one to run, if not all. Returns
-    `failed`, the first test that did or None, `error`, what it said, and `seconds`.
+    `on` is "gpu", the pretended one, or "cpu"; `which` tells pytest the tests to run, if not all.
+    Returns `failed`, the first test that did or None, `error`, what it said, and `seconds`.
 
     Raises:
         RuntimeError: the tests could not be run.
@@ -126,7 +129,7 @@ def rehearse(fault: Fault | None, on: str, test: str | None = None) -> dict:
         if fault:
             (copy / "helpers" / fault.file).write_text(replaced(fault), encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": str(copy), "REHEARSE_ON": on}
-        which = ["-k", COURSE, FILE] if test is None else [f"{FILE}::{test}"]
+        which = which or ("-k", COURSE, FILE)
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *which, "-x", "-q", "--tb=line",
@@ -152,8 +155,11 @@ def main() -> int:
     print(f"no fault: all pass, {whole['seconds']} s", flush=True)
     rows = []
     for fault in chosen:
-        there = rehearse(fault, "gpu")
-        here = rehearse(fault, "cpu", there["failed"])
+        there = rehearse(fault, "gpu", "-k", f"({fault.near}) and {COURSE}", FILE)
+        if there["failed"] is None:
+            there = rehearse(fault, "gpu")
+        found_by = [f"{FILE}::{there['failed']}"] if there["failed"] else []
+        here = rehearse(fault, "cpu", *found_by)
         rows.append({"fault": fault.name, "file": fault.file, "found": there["failed"] is not None,
                      "by": there["failed"], "error": there["error"],
                      "passes_on_cpu": here["failed"] is None})

@@ -1,11 +1,15 @@
 """A GPU rehearsed: everything that trains or evaluates, on a device that mixes with no other.
 
 `rehearsal.py` makes the device. `benchmarks/device_faults.py` sows faults and counts how many of
-them these tests find.
+them these tests find. What cannot be rehearsed, and why: models in four bits (bitsandbytes' kernels
+know CUDA and the CPU), several GPUs (there is one device), generation by vLLM (a server of its
+own), and what a GPU's memory, speed and rounding would do.
 """
 
+import ast
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +23,10 @@ from helpers import (
     control,
     course,
     evaluation,
+    feedback,
     feedback_loop,
     models,
+    paths,
     ppo_loop,
     reward,
     scratch,
@@ -364,7 +370,7 @@ def config(**changes):
 ])
 def test_our_ppo(gpu, made, tmp_path, family, way, changes):
     own_critic = way.pop("a value model", False) if (way := dict(way)) else False
-    settings = settings_for(tmp_path, **way)
+    settings = settings_for(tmp_path, **way, **(AS_ON_A_GPU if way else {}))
     policy, tokenizer = policy_on(gpu, made(family), settings)
     judge, words = judge_on(gpu, made(family), settings)
     critic = ta.new_value_model(policy, tokenizer.pad_token_id) if own_critic else None
@@ -391,14 +397,18 @@ def test_our_ppo(gpu, made, tmp_path, family, way, changes):
     assert stayed(second.model, gpu)
 
 
-def test_the_plain_loop_of_05(gpu, made, tmp_path):
-    policy, tokenizer = policy_on(gpu, made("gpt2"), settings_for(tmp_path))
-    reference = models.freeze(copy.deepcopy(policy))
-    width = policy.get_output_embeddings().weight.shape[1]
-    head = torch.nn.Linear(width, 1).to(policy.device)
+@pytest.mark.parametrize(("family", "way"), [
+    ("gpt2", PRECISE), ("llama", {"models.lora": True, **AS_ON_A_GPU})])
+def test_the_plain_loop_of_05(gpu, made, tmp_path, family, way):
+    """With adapters the weights below are bfloat16, as the reference's, and the head is float32."""
+    settings = settings_for(tmp_path, **way)
+    policy, tokenizer = policy_on(gpu, made(family), settings)
+    reference = models.freeze(policy_on(gpu, made(family), settings, trains=False)[0])
+    head = torch.nn.Linear(policy.config.hidden_size, 1).to(policy.device)
     history = ppo_loop.ppo_loop(
         policy, reference, head, share_of_letter, tokenizer, PROMPTS, config(updates=2))
     assert stayed(policy, gpu) and all(math.isfinite(row["kl"]) for row in history)
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-3 if way is PRECISE else 0.3)
 
 
 def test_trls_ppo(gpu, made, tmp_path):
@@ -423,7 +433,67 @@ def test_trls_ppo(gpu, made, tmp_path):
     assert stayed(policy, gpu) and row["objective/kl"] == pytest.approx(0, abs=1e-3)
 
 
-# -------------------------------------------------------------------- what stays on the CPU
+@pytest.mark.parametrize(("family", "way"), [
+    ("gpt2", PRECISE), ("qwen2", {"models.lora": True, **AS_ON_A_GPU})])
+def test_trls_rloo(gpu, made, tmp_path, family, way):
+    settings = settings_for(tmp_path, **way)
+    policy, tokenizer = policy_on(gpu, made(family), settings)
+    judge = reward.reward_function(*judge_on(gpu, made(family), settings))
+    with ta.quiet():
+        from datasets import Dataset
+        from trl import RLOOConfig, RLOOTrainer
+
+        ta.ready_for_trl(policy, tokenizer, tmp_path / "policy")
+        trainer = RLOOTrainer(
+            model=policy, processing_class=tokenizer,
+            reward_funcs=lambda prompts, completions, **_: judge(prompts, completions).tolist(),
+            args=RLOOConfig(
+                output_dir=str(tmp_path), report_to="none", save_strategy="no", disable_tqdm=True,
+                use_cpu=ta.trl_config(settings, str(tmp_path)).use_cpu, bf16=False, max_steps=1,
+                gradient_checkpointing=False, logging_steps=1, per_device_train_batch_size=4,
+                num_generations=2, max_completion_length=5, dataloader_pin_memory=False,
+                disable_dropout=True, beta=0.1),
+            train_dataset=Dataset.from_list([{"prompt": p} for p in PROMPTS]))
+    row = ta.train_quietly(trainer)[0]
+    assert stayed(policy, gpu)
+    assert row["kl"] == pytest.approx(0, abs=1e-3 if way is PRECISE else 0.1)
+
+
+# ------------------------------------------------------------------- what the course is made of
+
+
+def test_the_models_that_come_with_the_course(gpu, tmp_path):
+    settings = settings_for(tmp_path, **{"models.base": "embedded"})
+    for load in (models.load_base, models.load_imdb_policy):
+        policy, tokenizer = load(settings)
+        assert stayed(policy, gpu)
+    classifier, words = models.load_classifier(settings)
+    assert stayed(classifier, gpu)
+    texts = sample(policy, tokenizer, ["This film was"], 4, seed=1).texts
+    assert np.isfinite(
+        reward.chosen_reward(settings, classifier, words)(["This film was"], texts)).all()
+
+
+def test_the_loop_of_07(gpu, made, tmp_path):
+    """Answers, ratings, pairs, the reward model taught by them, PPO on the new reward."""
+    settings = settings_for(tmp_path)
+    policy, tokenizer = policy_on(gpu, made("gpt2"), settings, trains=False)
+    answers = feedback_loop.sample_answers(policy, tokenizer, PROMPTS, 4, 6, seed=3)
+    marks = np.array([[i < 2 for i in range(4)]] * 4)
+    items = feedback_loop.items_to_rate(PROMPTS, answers, marks, 16, seed=0)
+    rows = [feedback.rating_row(
+        item["prompt"], item["response"], dict.fromkeys(feedback.DIMENSIONS, 1 + i % 5),
+        annotator="a test", source="simulated") for i, item in enumerate(items)]
+    pairs = feedback.ratings_to_pairs(rows)
+    judge, words = judge_on(gpu, made("gpt2"), settings)
+    assert pairs and feedback_loop.update_reward_model(
+        judge, words, pairs, PAIRS, steps=2, batch_size=4, old_batch_size=4)
+    score = reward.reward_function(judge.eval(), words)
+    assert feedback_loop.score_answers(score, PROMPTS, answers).shape == (4, 4)
+    start, _ = policy_on(gpu, made("gpt2"), settings)
+    learner = PPO(start, models.freeze(copy.deepcopy(policy)), score, tokenizer, config(epochs=1))
+    assert learner.train(PROMPTS)[0]["kl"] == pytest.approx(0, abs=1e-3)
+    assert stayed(learner.policy, gpu)
 
 
 def test_control_is_left_on_the_cpu(gpu):
@@ -432,3 +502,37 @@ def test_control_is_left_on_the_cpu(gpu):
     policy, _ = control.train_control("CartPole-v1", c)
     assert stayed(policy, torch.device("cpu"))
     assert control.evaluate_control("CartPole-v1", policy, episodes=2).min() > 0
+
+
+# Functions that take a model and are not rehearsed, each with its reason.
+NOT_HERE = {
+    "count_parameters": "numbers of elements, wherever these are",
+    "model_bytes": "the same in bytes",
+    "follow": "a policy of the grid world is a table of arrows",
+}
+
+
+def names_in(tree):
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {
+        n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)} | {
+        n.name for n in ast.walk(tree) if isinstance(n, ast.alias)}
+
+
+def test_whatever_takes_a_model_is_rehearsed():
+    """Called in this file, or by what is called here; by names, which is as far as reading goes."""
+    uses, takes_models = {}, set()
+    for path in (paths.ROOT / "helpers").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            uses.setdefault(node.name, set()).update(names_in(node))
+            if isinstance(node, ast.FunctionDef) and path.name != "plots.py":
+                given = {a.arg for a in [*node.args.args, *node.args.kwonlyargs]}
+                if given & {"model", "policy", "classifier"} and not node.name.startswith("_"):
+                    takes_models.add(node.name)
+    reached, new = set(), names_in(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    while new:
+        reached |= new
+        new = set().union(*(uses.get(name, ()) for name in new)) - reached
+    assert len(takes_models) > 50
+    assert takes_models - reached == NOT_HERE.keys()
