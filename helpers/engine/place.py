@@ -15,6 +15,11 @@ from helpers.errors import UserError
 from helpers.profiles import Settings
 
 
+def gpu_or_cpu() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def device(settings: Settings) -> torch.device:
     """The device the settings ask for; `auto` is the GPU where there is one.
 
@@ -25,7 +30,7 @@ def device(settings: Settings) -> torch.device:
         raise UserError("device is cuda, but PyTorch sees no GPU; set device=cpu, or in Colab "
                         "choose Runtime > Change runtime type > GPU.")
     if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return gpu_or_cpu()
     return torch.device(settings.device)
 
 
@@ -35,7 +40,7 @@ def dtype(settings: Settings) -> torch.dtype:
     Weights that train are always float32: a step of 1e-5 is lost in what bfloat16 rounds away.
     """
     if settings.dtype == "auto":
-        good = device(settings).type == "cuda" and native_bfloat16()
+        good = device(settings).type != "cpu" and native_bfloat16()
         return torch.bfloat16 if good else torch.float32
     return getattr(torch, settings.dtype)
 
@@ -55,7 +60,7 @@ def fast_bfloat16(kind: str = "cpu") -> bool:
     A CPU with bf16 instructions is several times faster with them, one without is slower, so that
     any threshold between decides the same way each time.
     """
-    if kind == "cuda":
+    if kind != "cpu":
         return native_bfloat16()
 
     def seconds(kind_of_number: torch.dtype) -> float:
