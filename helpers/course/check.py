@@ -34,6 +34,7 @@ from helpers.engine.rows import (
 )
 from helpers.engine.sources import SPLITS, split_files
 from helpers.engine.tables import Table, read_table
+from helpers.engine.tokens import text_ids
 from helpers.engine.values import columns_of
 from helpers.errors import UserError
 from helpers.profiles import load_profile
@@ -121,7 +122,7 @@ def _are_ratings(rows: list[Row]) -> bool:
     if any("ratings" in row or any(str(c).startswith("rating.") for c in row) for row in rows[:1]):
         return True
     try:
-        return annotation_tools.recognise(rows[:20]) is not None and not any(
+        return annotation_tools.recognise(rows) is not None and not any(
             "preference" in row for row in annotation_tools.feedback_rows(rows, ""))
     except UserError:  # the loaders will say it, with its place
         return False
@@ -240,8 +241,8 @@ def _middle_and_high(lengths: list[int]) -> tuple[float, float]:
 def _counter(tokenizer: str | None) -> tuple[Callable[[list[str]], list[int]], str]:
     source = tokenizer or models.base_source(load_profile("embedded"))
     loaded = models.load_tokenizer(source)
-    return (lambda texts: [len(ids) for ids in loaded(texts, add_special_tokens=False)[
-        "input_ids"]]), Path(source).name if tokenizer else "embedded"
+    return (lambda texts: [*map(len, text_ids(loaded, texts))]), (
+        Path(source).name if tokenizer else "embedded")
 
 
 def _first_rows(rows: list[Any]) -> None:
