@@ -614,7 +614,7 @@ def choices_of_tools(rows: list[Row], name: str) -> list[Row]:
     Raises:
         UserError: an export without choices, or one that cannot be meant.
     """
-    tool = annotation_tools.recognise(rows[:20])
+    tool = annotation_tools.recognise(rows)
     if tool is None:
         return rows
     found = annotation_tools.feedback_rows(rows, name)
