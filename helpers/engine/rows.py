@@ -470,8 +470,8 @@ def _liked(row: Row) -> bool:
         return bool(value)
     found = TRUTHS.get(str(value).strip().lower())
     if found is None and "completion" in row and "label" in row:
-        raise ValueError(f"the label is {shown(value)}; it must be true (to imitate the completion) "
-                         "or false (to leave it out)")
+        raise ValueError(f"the label is {shown(value)}; it must be true (to imitate the completion)"
+                         " or false (to leave it out)")
     return True if found is None or "completion" not in row else found
 
 
@@ -564,8 +564,8 @@ def _score_gap(row: Row) -> float | None:
 class Converted:
     """What became of the rows of a file.
 
-    `left_out`: ties among pairs, and what demonstrations say not to imitate. `irregular`, `faulty`: (row, reason) of rows that are set aside,
-    and of rows that stop the loading.
+    `left_out`: ties among pairs, and what demonstrations say not to imitate. `irregular`,
+    `faulty`: (row, reason) of rows that are set aside, and of rows that stop the loading.
     """
 
     good: list[Any]

@@ -8,7 +8,7 @@ import pytest
 
 from helpers import feedback as fb
 from helpers.engine import annotation_tools as tools
-from helpers.engine import rows
+from helpers.engine.rows import choices_of_tools
 from helpers.errors import UserError
 
 TEXT = {"prompt": "Why?", "response": "Because.", "model": "sft"}
@@ -261,5 +261,5 @@ def test_a_broken_export_is_one_sentence(tmp_path, export):
 def test_an_export_is_recognised_however_late_its_first_answer_stands():
     asked = {"prompt": "Why?", "response_a": "So.", "response_b": "No.", "better": []}
     said = asked | {"better": [{"value": "response_b", "user_id": "u", "status": "submitted"}]}
-    [choice] = rows.choices_of_tools([asked] * 60 + [said], "export.json")
+    [choice] = choices_of_tools([asked] * 60 + [said], "export.json")
     assert choice["preference"] == "b"
