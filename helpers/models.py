@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -112,7 +113,7 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
 
 def _short_name(source: str | Path) -> str:
     """The last part of a folder, or of a hub id without its revision."""
-    found = None if Path(source).exists() else hub.parse(str(source))
+    found = None if os.path.exists(source) else hub.parse(str(source))
     return Path(found.repo if found else source).name
 
 
@@ -469,7 +470,7 @@ class _clear_errors:
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         ours = isinstance(error, UserError | MemoryError | torch.OutOfMemoryError)
         if isinstance(error, Exception) and not ours:
-            if not Path(self.source).exists() and hub.parse(str(self.source)):
+            if not os.path.exists(self.source) and hub.parse(str(self.source)):
                 raise UserError(f"the {self.what} {hub.refusal(error, self.source)}") from error
             first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
             reason = first if isinstance(error, OSError | ValueError | ImportError) and first else (

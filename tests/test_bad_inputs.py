@@ -5,7 +5,8 @@ import json
 import re
 
 import pytest
-from bad_inputs import FILES, KINDS, ROWS, Bad
+from bad_inputs import FILES, KINDS, POINTER, ROWS, Bad
+from support import answer_tokenizer
 
 from helpers import data, feedback, models
 from helpers.course import check as checking
@@ -13,6 +14,7 @@ from helpers.course import cli
 from helpers.engine import tables
 from helpers.errors import UserError
 from helpers.profiles import load_profile
+from helpers.reward import ties
 
 LOADERS = {
     "reviews": (data.load_reviews,),
@@ -189,3 +191,81 @@ def test_a_rating_among_good_ones(name, tmp_path, capsys):
 
 def feedback_of(row):
     return row.get("ratings", row.get("preference"))
+
+
+PLACES = {  # what people give for a model, and what the sentence must say
+    "nothing there": ("none/here/at/all", "no such folder"),
+    "a word": ("sft_model", "no such folder"),
+    "a page": ("https://huggingface.co/owner/name", "no such folder|could not be loaded"),
+    "a name with a space": ("owner/my name", "no such folder"),
+    "an id with nothing behind @": ("owner/name@", "no such folder"),
+    "an id that is not fetched": ("owner/name", "HF_HUB_OFFLINE"),
+    "an id of another revision": ("owner/name@v1", "HF_HUB_OFFLINE"),
+    "an id with a folder": ("owner/name/checkpoint-500", "no such folder"),
+    "an id with a split": ("owner/name:train", "no such folder"),
+    "very long": ("x" * 300, "no such folder"),
+    "a very long id": (f"{'x' * 300}/name", "no such folder"),
+    "a zero": ("a\0b", "could not be loaded|no such folder"),
+    "spaces": ("  ", "no such folder|could not be loaded"),
+    "an empty folder": (lambda at: at.mkdir(), "config.json|tokenizer"),
+    "a file": (lambda at: at.write_text("x"), "it is a file"),
+    "a configuration alone": (lambda at: (at.mkdir(), (at / "config.json").write_text("{}")),
+                              "names no model_type|tokenizer"),
+    "another's configuration": (lambda at: (at.mkdir(), (at / "config.json").write_text(
+        '{"model_type": "mamba9"}')), "mamba9|tokenizer"),
+    "a pointer of Git LFS": (lambda at: (at.mkdir(), (at / "config.json").write_text(POINTER)),
+                             "pointer of Git LFS|tokenizer"),
+    "GGUF": (lambda at: (at.mkdir(), (at / "model.gguf").write_bytes(b"GGUF")),
+             "config.json|tokenizer"),
+}
+MODELS = {
+    "load_causal": lambda place, _: models.load_causal(place, SETTINGS),
+    "load_scorer": lambda place, _: models.load_scorer(place, SETTINGS),
+    "load_tokenizer": lambda place, _: models.load_tokenizer(place),
+    "load_base": lambda place, _: models.load_base(settings_with("models", base=place)),
+    "load_imdb_policy": lambda place, _: models.load_imdb_policy(
+        settings_with("models", imdb_policy=place)),
+    "load_classifier": lambda place, _: models.load_classifier(
+        settings_with("models", classifier=place)),
+    "new_reward_model": lambda place, tokenizer: models.new_reward_model(
+        place, tokenizer, SETTINGS),
+    "new_comparison_model": lambda place, tokenizer: ties.new_comparison_model(
+        place, tokenizer, SETTINGS),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_model_that_is_none(name, tmp_path, capsys):
+    place, words = PLACES[name]
+    if callable(place):
+        place(tmp_path / "brought")
+        place = str(tmp_path / "brought")
+    shown = place.replace("\0", "")[:1]
+    for door, load in MODELS.items():
+        value, said = judged(lambda load=load: load(place, answer_tokenizer()))
+        assert said, (door, value)
+        one_sentence(said, shown, words)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(KINDS["reviews"].rows[0]) + "\n")
+    if "\0" not in place:
+        status, _, err = command(capsys, "check", path, "--tokenizer", place)
+        assert status == 2
+        one_sentence(err.splitlines()[-1], shown, words)
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ("no such file.csv", "no such file.csv does not exist"),
+    ("pairs #1.jsonl", r"pairs #1.jsonl, row 2: 'chosen' is None")])
+def test_the_command_that_runs_the_course(
+        notebook_tree, given, words, tmp_path, monkeypatch, capsys):
+    notebook_tree("01_first", "from helpers import data\n"
+                              "from helpers.profiles import load_profile\n"
+                              "data.load_pairs(load_profile(profile, overrides), 'train')")
+    monkeypatch.chdir(tmp_path)
+    good = KINDS["preferences"].rows
+    (tmp_path / "pairs #1.jsonl").write_text("".join(
+        json.dumps(row) + "\n" for row in (good[0], good[1] | {"chosen": None}, good[2])))
+    status, out, err = command(capsys, "course", "--out", tmp_path / "out",
+                               "--set", f"data.preferences={given}")
+    assert status == 2, out + err
+    one_sentence(err.strip().splitlines()[-1], given, words)

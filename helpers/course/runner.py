@@ -62,7 +62,8 @@ def absolute_paths(overrides: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str) or key not in PLACES:
             continue
         path = Path(value).expanduser()
-        if key == "out" or value.startswith((".", "~")) or (value not in WORDS and path.exists()):
+        there = value not in WORDS and os.path.exists(path)
+        if key == "out" or value.startswith((".", "~")) or there:
             fixed[key] = str(path.resolve())
     return fixed
 
