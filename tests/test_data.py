@@ -417,7 +417,7 @@ def test_a_split_without_rows_says_so_with_the_count(tmp_path, rows, words):
     ({"prompt": 5, "chosen": "x", "rejected": "y"}, "row 1: 'prompt' is 5; it must be text"),
     ({"prompt": "A?", "response_a": "x", "response_b": "y", "winner": 3}, "the winner is 3"),
     ({"prompt": "A?", "chosen": "x", "rejected": "y", "topic": ["a"]}, "'topic' is .*a name"),
-    ({"instruction": "A?", "completions": [5, None]}, "fewer than two completions"),
+    ({"instruction": "A?", "completions": [5, None]}, "a list of objects of response"),
 ])
 def test_what_no_row_can_mean_is_one_sentence_with_its_row(tmp_path, row, words):
     path = write_lines(tmp_path / "pairs.jsonl", [row])

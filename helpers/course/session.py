@@ -75,7 +75,7 @@ def hub_ids(settings: Settings) -> list[str]:
     values = [flat.get(key) for key in SOURCES]
     return [
         v for v in values
-        if isinstance(v, str) and v not in WORDS and hub.parse(v) and not Path(v).exists()
+        if isinstance(v, str) and v not in WORDS and hub.parse(v) and not os.path.exists(v)
     ]
 
 

@@ -238,7 +238,7 @@ def base_place(stage: str, settings: Settings) -> Path | str:
         return ROOT / "data" / "models" / stage
     if source == "scratch":
         return Path(settings.artifacts) / stage
-    return Path(source) if Path(source).exists() else source
+    return Path(source) if os.path.exists(source) else source
 
 
 def _versions() -> dict[str, str]:

@@ -113,7 +113,7 @@ def test_a_very_long_field_is_read_whole(tmp_path):
     ("a.csv", b"text,text,label\na,b,1\n", "two columns called 'text'"),
     ("a.csv", b"caf\xc3\xa9,label\nna\xefve \xc3\xa9,1\n", "is UTF-8 except for the byte 0xef"),
     ("a.csv", b"text,label\n\x81\x8d,1\n", "neither UTF-8 nor Windows-1252"),
-    ("a.csv", b"PK\x03\x04\x14\0\6\0", "is not text"),
+    ("a.csv", b"PK\x03\x04\x14\0\6\0", "is a zip file"),
     ("a.csv", b"\xff\xfea", "UTF-16 and is not"),
     ("a.xlsx", b"PK\x03\x04", "unknown ending; use one of .*; save a spreadsheet as CSV"),
     ("a.txt", b"text", "unknown ending"),
