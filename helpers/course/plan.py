@@ -28,7 +28,7 @@ Task = Literal["text", "score", "sentiment"]  # what a model is for: its head
 MOMENTS: tuple[Moment, ...] = ("sample", "score", "learn", "step")
 SAYS = {"sample": "sampling", "score": "reading without a way back",
         "learn": "before the way back", "step": "the optimiser's step"}
-STAGES = ("sft", "reward_model", "ppo", "ppo_trl")
+STAGES = ("sft", "reward_model", "ppo", "ppo_trl", "evaluation")  # the last is notebook 07
 USABLE = 0.9  # of a device's memory
 FLOAT, HALF = 4, 2  # bytes of a number
 # Of a weight in NF4: half a byte, a byte for 64 of them, and four for 256 such bytes.
@@ -36,6 +36,9 @@ NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 MANY_PAIRS = 100_000  # where `data.pair_limit` sets no limit; HH has 160,800
 SFT_PIECE = 256  # positions whose logits TRL's `chunked_nll` holds at once
 SAMPLED_AT_ONCE = 64  # rows, `generation.sample` and `sft.response_losses`
+ASKED_AT_ONCE = 128  # rows that notebook 07 samples
+NEW_PAIRS, OLD_PAIRS = 16, 32  # of a step of `feedback_loop.update_reward_model`
+LOOP_ROWS = 32  # most at once in the PPO of notebook 07
 
 
 @dataclass(frozen=True)
@@ -270,7 +273,9 @@ def activation_bytes(shape: Architecture, way: Way, rows: int, length: int) -> i
 
 def held(name: str, shape: Architecture, task: Task, way: Way) -> list[Component]:
     """A frozen model's weights."""
-    return [Component(name, "weights", _frozen_weights(shape, task, way, way.frozen))]
+    rest = FLOAT if way.nf4 else way.frozen  # PEFT makes float32 of all that is not in four bits
+    adapters = FLOAT * shape.adapters(way.rank) if way.nf4 else 0  # else they are merged
+    return [Component(name, "weights", _frozen_weights(shape, task, way, rest) + adapters)]
 
 
 def trained(
@@ -382,16 +387,49 @@ def _reward(settings: Settings, _: Way, way: Way, __: int) -> list[Component]:
 
 
 def _ppo(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    size = settings.ppo
+    return [*_learner(settings, way, reward, scored, size.micro_batch_size, size.mini_batch_size),
+            *_reference(architecture("base", settings), way),
+            *held("reward model", architecture(settings.models.reward_base, settings), "score",
+                  reward)]
+
+
+def _learner(
+    settings: Settings, way: Way, reward: Way, scored: int, rows: int, mini_batch: int
+) -> list[Component]:
+    """Our PPO's policy in training, `rows` at once, and what sampling and judging take."""
     shape, size = architecture("base", settings), settings.ppo
-    judge = architecture(settings.models.reward_base, settings)
     length = size.max_prompt_tokens + size.max_new_tokens
-    logits = 2 * FLOAT * size.micro_batch_size * size.max_new_tokens * shape.vocabulary
-    return [*trained("policy", shape, "text", way, size.micro_batch_size, length, logits,
-                     size.micro_batch_size < size.mini_batch_size),
+    logits = 2 * FLOAT * rows * size.max_new_tokens * shape.vocabulary
+    return [*trained("policy", shape, "text", way, rows, length, logits, rows < mini_batch),
             *sampled("policy", shape, way, min(SAMPLED_AT_ONCE, size.batch_size), length),
-            *_reference(shape, way),
-            *held("reward model", judge, "score", reward),
-            *read("reward model", judge, reward, scored, length)]
+            *read("reward model", architecture(settings.models.reward_base, settings), reward,
+                  scored, length)]
+
+
+def _evaluation(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    """The fullest of notebook 07's three parts: asking all models, the update, PPO after it."""
+    shape, judge = (architecture(name, settings) for name in ("base", settings.models.reward_base))
+    size, length = settings.reward, settings.ppo.max_prompt_tokens + settings.ppo.max_new_tokens
+    plain = replace(way, rank=0, nf4=False)  # stages are stored with their adapters merged
+    always = [*held("fine-tuned model", shape, "text", plain),  # and the reference of PPO
+              *held("reward model", judge, "score", reward)]
+    asked = [*always, *held("base model", shape, "text", plain),
+             *held("PPO's model", shape, "text", plain),
+             *sampled("PPO's model", shape, plain, ASKED_AT_ONCE, length),
+             *read("reward model", judge, reward, scored, length)]
+
+    pairs = size.batch_size if size.batch_size < OLD_PAIRS else NEW_PAIRS + OLD_PAIRS
+    loop = replace(reward, autocast=False, scores=False)
+    new = trained("new reward model", judge, "score", loop, 2 * pairs, size.max_length,
+                  accumulates=pairs < NEW_PAIRS + OLD_PAIRS)
+    update = [*always, *new, *read("new reward model", judge, loop, 4 * size.batch_size,
+                                   size.max_length)]
+
+    rows = min(LOOP_ROWS, settings.ppo.micro_batch_size)
+    after = [*always, *(part for part in new if part.what == "weights"),
+             *_learner(settings, way, loop, scored, rows, LOOP_ROWS)]
+    return max((asked, update, after), key=peak)
 
 
 def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
@@ -417,7 +455,8 @@ def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Com
             *read("classifier", judge, plain, 128, length)]
 
 
-_STAGES = {"sft": _sft, "reward_model": _reward, "ppo": _ppo, "ppo_trl": _ppo_trl}
+_STAGES = {"sft": _sft, "reward_model": _reward, "ppo": _ppo, "ppo_trl": _ppo_trl,
+           "evaluation": _evaluation}
 
 
 def _reference(shape: Architecture, way: Way) -> list[Component]:
