@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support import word_tokenizer
+from support import byte_tokenizer, word_tokenizer
 
 from helpers import data
 from helpers.engine import rows as rows_module
@@ -472,3 +472,16 @@ def test_a_policy_is_measured_on_prompts_it_was_not_trained_on(monkeypatch):
     few = load_profile("embedded", {"ppo.max_prompt_tokens": 3, "ppo.eval_prompts": 1})
     train, one = data.policy_prompts(few, tokenizer)
     assert one == test[:1] and not set(one) & set(train)
+
+
+def test_prompts_are_two_to_eight_tokens_of_long_reviews_and_encode_to_themselves():
+    tokenizer = byte_tokenizer()
+    long = "a good film about a bad day and the end of it all " * 6
+    reviews = [long, "a bad day", "the " + long, "caf\u00e9 " * 60]
+    prompts = data.cut_prompts(reviews, tokenizer, 30, seed=1)
+    sizes = [len(tokenizer.encode(p)) for p in prompts]
+    assert len(prompts) == 30 and min(sizes) >= 2 and max(sizes) <= 8 and len(set(sizes)) > 3
+    assert not any(p.startswith("a bad") for p in prompts)
+    assert prompts == data.cut_prompts(reviews, tokenizer, 30, seed=1)
+    with pytest.raises(UserError, match="longer than 200"):
+        data.cut_prompts(["short"], tokenizer, 1)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from helpers.errors import UserError
 from helpers.profiles import Settings
+
+Made = TypeVar("Made")
 
 
 def gpu_or_cpu() -> torch.device:
@@ -111,6 +114,36 @@ def forget_precision() -> None:
 def processes() -> int:
     """How many processes train together, as `torchrun` and `accelerate launch` tell each."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def once(make: Callable[[], Made]) -> Made:
+    """What `make` returns, called in the first process only; the others wait for it.
+
+    For what is written to a place that all processes share. Models that are cut among processes
+    (FSDP, DeepSpeed's stage 3) are not put together here.
+
+    Raises:
+        UserError: in the others, when the first process could not make it.
+    """
+    if processes() == 1:
+        return make()
+    import torch.distributed as dist
+
+    if not dist.is_initialized():  # no trainer has let the processes meet
+        dist.init_process_group()
+    told: list[Any] = [None, None]
+    try:
+        if dist.get_rank() == 0:
+            told = [make(), None]
+    except BaseException as error:
+        told = [None, str(error) or type(error).__name__]
+        raise
+    finally:
+        dist.broadcast_object_list(told)
+    made, fault = told
+    if fault is not None:
+        raise UserError(f"the first process could not write what all wait for: {fault}")
+    return made
 
 
 def one_device(arguments: Any) -> Any:
