@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import make_family
 from rehearsal import pretended_gpu  # noqa: F401
 from support import TEXTS, from_scratch, small
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -48,19 +47,6 @@ COMPARISONS = [{"prompt": row["prompt"], "response_a": row["response"], "respons
                 "winner": winner} for row, winner in zip(ROWS, "ab" * 4, strict=True)]
 PRECISE = {"dtype": "float32", "mixed_precision": "none"}
 AS_ON_A_GPU = {"dtype": "auto", "mixed_precision": "auto"}  # bfloat16 where frozen, autocast
-
-
-@pytest.fixture(scope="module", name="made")
-def made_fixture(tmp_path_factory):
-    """Folders of families, each made once."""
-    folders = {}
-
-    def made(name):
-        if name not in folders:
-            folders[name] = make_family(name, tmp_path_factory.mktemp(name))
-        return folders[name]
-
-    return made
 
 
 @pytest.fixture(autouse=True)

@@ -468,11 +468,13 @@ def _liked(row: Row) -> bool:
     value = row.get("label")
     if isinstance(value, bool | np.bool_):
         return bool(value)
+    if not {"completion", "label"} <= row.keys():
+        return True
     found = TRUTHS.get(str(value).strip().lower())
-    if found is None and "completion" in row and "label" in row:
+    if found is None:
         raise ValueError(f"the label is {shown(value)}; it must be true (to imitate the completion)"
                          " or false (to leave it out)")
-    return True if found is None or "completion" not in row else found
+    return found
 
 
 def as_dialogue(row: Row) -> str:
@@ -656,10 +658,10 @@ def convert_rows(
     whole = Converted([], 0, 0, [], [])
     first = ""
     for part, rows in parts:
-        within = f"{part}, " if part else ""
-        found = _convert_part(list(rows), convert, kind, name + f", {part}" * bool(part))
+        found = _convert_part(list(rows), convert, kind, f"{name}, {part}" if part else name)
         if found.irregular and not first:
-            first = within + "row {}: {}".format(*found.irregular[0])
+            first = f"{part}, " if part else ""
+            first += "row {}: {}".format(*found.irregular[0])
         whole.good += found.good
         whole.irregular += found.irregular
         whole.count += found.count

@@ -214,6 +214,10 @@ def test_bounds_are_comparisons_of_metrics():
     assert expected.check("a - b >= 0.5 * a", metrics) == (True, "1 >= 1")
     assert expected.check("a < b", metrics) == (False, "2 < 1")
     assert expected.check("lost > 0", metrics) == (False, "lost not recorded")
+    assert expected.margin("a - b >= 0.4 * a", metrics) == pytest.approx(0.2)
+    assert expected.margin("a < b", metrics) == -1 and expected.margin("b < a", metrics) == 1
+    with pytest.raises(UserError, match="lost not recorded"):
+        expected.margin("lost > 0", metrics)
     for text in ("a", "a <", "a < b < 3", "__import__('os') == 1", "a.real > 1"):
         with pytest.raises(UserError):
             expected.check(text, metrics)
