@@ -389,6 +389,8 @@ def test_the_share_of_rows_to_set_aside_is_one_of_the_whole_split(tmp_path, caps
 
 def test_parts_of_one_name_are_told_apart_by_their_folders():
     paths = [Path("hub/a/help/train.jsonl"), Path("hub/a/harm/train.jsonl")]
+    assert sources.names_of_parts([Path("a/train-0.csv"), Path("a/train-1.csv")]) == [
+        "train-0.csv", "train-1.csv"]
     assert sources.names_of_parts(paths) == ["help/train.jsonl", "harm/train.jsonl"]
     assert sources.names_of_parts([paths[0], Path("hub/b/help/train.jsonl")]) == [
         "a/help/train.jsonl", "b/help/train.jsonl"]
