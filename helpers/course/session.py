@@ -36,7 +36,7 @@ QUIET = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "BITSANDBYTES_NOWELCOME": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    "OMP_WAIT_POLICY": "PASSIVE",  # where torch is not loaded yet; see paths.child_environment
+    "GOMP_SPINCOUNT": "1000",  # where torch is not loaded yet; see paths.child_environment
 }
 
 
