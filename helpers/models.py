@@ -33,7 +33,7 @@ from helpers.engine.class_logits import class_logits, positive_label  # noqa: F4
 from helpers.engine.hub import patiently
 from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
 from helpers.engine.scale import scale_from_metrics, scale_of
-from helpers.engine.tokens import bos_in_front
+from helpers.engine.tokens import bos_in_front, use_chat_template
 from helpers.errors import UserError
 from helpers.paths import DATA
 from helpers.profiles import Settings
@@ -152,7 +152,7 @@ def load_causal(
     what = "language model"
     with _clear_errors(what, source):
         folders.check(source, what)
-        tokenizer = _tokenizer(source, what)
+        tokenizer = _tokenizer(source, what, settings)
         model = _pretrained(AutoModelForCausalLM, source, settings, "policy" if trains else None)
         folders.check_fit(tokenizer, model.get_input_embeddings().num_embeddings, what, source)
         prepare_tokenizer(tokenizer, model)
@@ -162,20 +162,30 @@ def load_causal(
     return (_to_train(model, settings) if trains else model), tokenizer
 
 
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """A language model's tokenizer alone, prepared as with its model."""
+def load_tokenizer(
+    source: str | Path, settings: Settings | None = None
+) -> PreTrainedTokenizerBase:
+    """A language model's tokenizer alone, prepared as with its model.
+
+    `settings`: whether it writes dialogues in its chat template (`models.chat_template`); without
+    them it does not.
+    """
     with _clear_errors("tokenizer", source):
         folders.check(source, "tokenizer", weights=False)
-        tokenizer = _tokenizer(source, "tokenizer")
+        tokenizer = _tokenizer(source, "tokenizer", settings)
     prepare_tokenizer(tokenizer, None)
     return tokenizer
 
 
-def _tokenizer(source: str | Path, what: str, ends: bool = True) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    source: str | Path, what: str, settings: Settings | None, ends: bool = True
+) -> PreTrainedTokenizerBase:
     name, options = hub.pretrained(source)
     with _clear_errors(what, source, "tokenizer.json and tokenizer_config.json make no tokenizer"):
         tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
     folders.check_words(tokenizer, what, source, ends)
+    if ends and settings is not None and settings.models.chat_template:
+        use_chat_template(tokenizer)
     return tokenizer
 
 
@@ -192,7 +202,7 @@ def load_scorer(
     what = {1: "reward model", None: "classifier or reward model"}.get(labels, "classifier")
     with _clear_errors(what, source):
         folders.check(source, what)
-        tokenizer = _tokenizer(source, what, ends=labels == 1)
+        tokenizer = _tokenizer(source, what, settings, ends=labels == 1)
         if (Path(source) / "adapter_config.json").is_file():
             return _with_adapters(source, tokenizer, settings, trains).eval(), tokenizer
         auto = AutoModelForSequenceClassification

@@ -144,6 +144,7 @@ class Models(Section):
     imdb_policy: Text
     reward_base: Text
     classifier: Text
+    chat_template: StrictBool
     quantise: Literal["none", "nf4"]
     quantised: ModelNames
     lora: StrictBool

@@ -198,6 +198,8 @@ def relevant_settings(stage: str, settings: Settings) -> dict[str, Any]:
         del chosen["models.quantised"]
         if not settings.models.quantises(part):
             chosen["models.quantise"] = "none"
+    if not chosen.get("models.chat_template", True):
+        del chosen["models.chat_template"]  # stages made before there was one are as good
     chosen["seed"] = settings.seed
     chosen["data.files"] = sources.fingerprint(settings)
     return dict(sorted(chosen.items()))

@@ -3,6 +3,9 @@
 What a text says is text: `<|endoftext|>` or `</s>` written in a prompt, a response or a review is
 spelt out in ordinary tokens, and is never the token that ends a text, pads it or begins it. Those
 stand only where the course itself puts them.
+
+A dialogue is written as the course writes it, `Human:` and `Assistant:`, or, after
+`use_chat_template`, as the model's own chat template has it.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import torch
 from tokenizers import pre_tokenizers
 from torch.nn.utils.rnn import pad_sequence
 
+from helpers.engine import dialogues
 from helpers.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+CHAT = "writes_chat_turns"  # attribute of a tokenizer after `use_chat_template`
 CONTROL = re.compile(r"<[|\uff5c].+[|\uff5c]>")  # also with the wide bars of DeepSeek
 
 
@@ -99,7 +104,7 @@ def encode_prompts(
     """Token ids of each prompt as the model is used to see a text begin; none may be empty.
 
     That is with a BOS in front where the tokenizer puts one (Llama, Gemma), and with no other
-    special token, whatever the prompt spells out.
+    special token, whatever the prompt spells out; a dialogue as `use_chat_template` says.
     """
     if not prompts:
         raise UserError("There are no prompts to sample from: pass at least one string.")
@@ -108,7 +113,10 @@ def encode_prompts(
             raise UserError(
                 f"Prompt {row} is {prompt!r}; each prompt must be a string that is not empty."
             )
-    return [_begun(tokenizer, prompt) for prompt in text_ids(tokenizer, prompts)]
+    if not getattr(tokenizer, CHAT, False):
+        return [_begun(tokenizer, prompt) for prompt in text_ids(tokenizer, prompts)]
+    return [list(_chat_prompt(tokenizer, prompt)) if dialogues.is_dialogue(prompt)
+            else _begun(tokenizer, text_ids(tokenizer, [prompt])[0]) for prompt in prompts]
 
 
 @functools.lru_cache(maxsize=16)
@@ -175,8 +183,21 @@ def encode_response(
     `prompt + " " + response`. A prompt begins with a BOS where the tokenizer puts one in front of
     a text, a response never does.
     """
-    before, after = text_ids(tokenizer, [prompt, _joint(tokenizer) + response.strip()])
-    return _begun(tokenizer, before), [*after, cast(int, tokenizer.eos_token_id)]
+    before, (after,) = encode_responses(tokenizer, prompt, [response])
+    return before, after
+
+
+def encode_responses(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, responses: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """`encode_response` of several responses to one prompt: the prompt's ids, and each one's."""
+    if getattr(tokenizer, CHAT, False) and dialogues.is_dialogue(prompt):
+        return list(_chat_prompt(tokenizer, prompt)), [
+            _chat_response(tokenizer, prompt, response) for response in responses]
+    before, *after = text_ids(
+        tokenizer, [prompt, *(_joint(tokenizer) + response.strip() for response in responses)])
+    end = cast(int, tokenizer.eos_token_id)
+    return _begun(tokenizer, before), [[*ids, end] for ids in after]
 
 
 @functools.lru_cache(maxsize=16)
@@ -188,6 +209,78 @@ def _joint(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     whole, first, spaced, bare = text_ids(tokenizer, ["a b", "a", " b", "b"])
     return "" if first + bare == whole != first + spaced else " "
+
+
+def use_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """From now on, encode dialogues as the tokenizer's own chat template writes them; in place.
+
+    A prompt then ends where the template asks for an answer (`add_generation_prompt`). A response
+    ends with the token that the template puts behind an answer (`<|im_end|>`, `<end_of_turn>`), and
+    that token becomes the tokenizer's `eos_token`, which samplers stop at. Texts that are no
+    dialogues, a review for example, stay as they are.
+
+    Raises:
+        UserError: there is no chat template, or it ends an answer with no token of its own.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"models.chat_template is true, and the tokenizer of {tokenizer.name_or_path} has no "
+            "chat template; take the model that was trained to chat (often '-Instruct'), or set "
+            "models.chat_template=false.")
+    written = cast(str, tokenizer.apply_chat_template(
+        [{"role": "user", "content": "why"}, {"role": "assistant", "content": "thus"}],
+        tokenize=False))
+    behind = tokenizer(written[written.rindex("thus") + 4:], add_special_tokens=False)["input_ids"]
+    control = _control_ids(tokenizer, tuple(tokenizer.all_special_ids), len(tokenizer))
+    end = next((i for i in behind if i in control), None)
+    if end is None:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} puts no special token behind an "
+            "answer, so that none could ever end; set models.chat_template=false.")
+    if end != tokenizer.eos_token_id:
+        tokenizer.eos_token = str(tokenizer.convert_ids_to_tokens(end))
+    setattr(tokenizer, CHAT, True)
+
+
+def _turns(prompt: str) -> list[dict[str, str]]:
+    """The turns of a rendered prompt, without the answer's empty one."""
+    turns = dialogues.turns_of(dialogues.tidy(prompt))
+    return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
+
+
+def _templated(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], asks: bool
+) -> list[int]:
+    """Ids of turns in the template; `asks` for the next answer. What the turns say is text."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return cast(list[int], tokenizer.apply_chat_template(
+            turns, add_generation_prompt=asks, sanitize_control_tokens=True, return_dict=False))
+    except TemplateError as error:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} refuses a dialogue with the turns "
+            f"{', '.join(turn['role'] for turn in turns)}: {error}. Leave such dialogues out, or "
+            "set models.chat_template=false.") from error
+
+
+@functools.lru_cache(maxsize=4)  # both sides of a pair have one
+def _chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    return _templated(tokenizer, _turns(prompt), True)
+
+
+def _chat_response(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> list[int]:
+    """What follows the prompt in the template, up to the token that ends the answer.
+
+    Where a template writes an answered dialogue otherwise than the question alone (those that
+    think first), the answer's own ids stand in its place.
+    """
+    end, before = cast(int, tokenizer.eos_token_id), _chat_prompt(tokenizer, prompt)
+    answer = {"role": "assistant", "content": response.strip()}
+    whole = _templated(tokenizer, [*_turns(prompt), answer], False)
+    if whole[:len(before)] == before and end in whole[len(before):]:
+        return whole[len(before):whole.index(end, len(before)) + 1]
+    return [*text_ids(tokenizer, [response.strip()])[0], end]
 
 
 def pad(

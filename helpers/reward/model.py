@@ -24,6 +24,7 @@ from helpers.engine.scale import read_as, scale_of
 from helpers.engine.tokens import (
     check_tokenizer,
     encode_response,
+    encode_responses,
     last_tokens,
     pad_responses,
     position_ids,
@@ -282,8 +283,8 @@ def score_pairs(
     together = []
     if can_share_prompts(model):
         for row, pair in enumerate(pairs):
-            prompt, chosen = encode_response(tokenizer, pair["prompt"], pair["chosen"])
-            rejected = encode_response(tokenizer, "", pair["rejected"])[1]
+            prompt, (chosen, rejected) = encode_responses(
+                tokenizer, pair["prompt"], [pair["chosen"], pair["rejected"]])
             if prompt and len(prompt) + max(len(chosen), len(rejected)) <= limit:
                 together.append({"chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected,
                                  "prompt_length": len(prompt), "margin": 0.0, "row": row})

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from helpers.engine.kinds import EncodedPair, PairText
-from helpers.engine.tokens import encode_response, last_tokens, pad, pad_responses
+from helpers.engine.tokens import encode_responses, last_tokens, pad, pad_responses
 from helpers.errors import UserError
 
 
@@ -35,8 +35,8 @@ def encode_pairs(
             raise UserError(f"pair {row}: its {side} response is empty; both need text.")
         if chosen == rejected:
             raise UserError(f"pair {row}: both responses are the same text; one must be better.")
-        prompt_ids, chosen_ids = encode_response(tokenizer, pair["prompt"], chosen)
-        rejected_ids = encode_response(tokenizer, "", rejected)[1]
+        prompt_ids, (chosen_ids, rejected_ids) = encode_responses(
+            tokenizer, pair["prompt"], [chosen, rejected])
         response_length = max(len(chosen_ids), len(rejected_ids))
         if response_length > 0.75 * max_length:
             continue

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from helpers import world
 from helpers.engine.place import device, one_device, without_wrappers
-from helpers.engine.tokens import check_tokenizer, encode_response, last_tokens, pad
+from helpers.engine.tokens import check_tokenizer, encode_responses, last_tokens, pad
 from helpers.errors import UserError
 from helpers.models import with_new_head
 from helpers.profiles import Settings
@@ -53,8 +53,7 @@ def encode_comparison(
     A long prompt loses its beginning; None where the responses alone leave less than a quarter of
     `max_length` for it.
     """
-    prompt_ids, first_ids = encode_response(tokenizer, prompt, first)
-    second_ids = encode_response(tokenizer, "", second)[1]
+    prompt_ids, (first_ids, second_ids) = encode_responses(tokenizer, prompt, [first, second])
     responses = first_ids + second_ids
     if len(responses) > 0.75 * max_length:
         return None
@@ -257,8 +256,8 @@ def compare(
     limit = min(max_length, getattr(model.config, "max_position_embeddings", max_length))
     texts = []
     for row in rows:
-        prompt_ids, first = encode_response(tokenizer, row["prompt"], row["response_a"])
-        second = encode_response(tokenizer, "", row["response_b"])[1]
+        prompt_ids, (first, second) = encode_responses(
+            tokenizer, row["prompt"], [row["response_a"], row["response_b"]])
         texts.append(last_tokens(tokenizer, prompt_ids + first + second, limit))
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     probabilities = np.zeros((len(rows), 3))
