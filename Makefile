@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 
-.PHONY: setup course test test-slow regress hub bench data sync lab lint doctor
+.PHONY: setup course test test-slow regress hub bench gpu-check data sync lab lint doctor
 
 setup:
 	$(PYTHON) -m helpers setup
@@ -24,6 +24,9 @@ hub:
 
 bench:
 	$(PYTHON) -m helpers bench
+
+gpu-check:
+	$(PYTHON) -m helpers gpu-check
 
 data:
 	$(PYTHON) -m helpers data

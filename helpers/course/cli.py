@@ -95,12 +95,16 @@ def build_parser() -> argparse.ArgumentParser:
             ("test", "run the tests (not the notebooks)"),
             ("test-slow", "run the tests that make the world anew or train for minutes")):
         command(name, text).epilog = "Other arguments are handed to pytest."
-    regress = command("regress", "run the notebooks again and compare their outputs (nbval)")
+    regress = command("regress", "compare the notebooks' outputs with those of a run (nbval)")
     regress.add_argument("--notebooks", metavar="NN,NN")
+    regress.add_argument("--again", action="store_true",
+                         help="run them anew, also where the last make course is up to date")
     hub = command("hub", "run the notebooks under gpt2, a100 and smollm2 against a local hub")
     hub.epilog = "Other arguments are handed to tests/hub/course.py."
     bench = command("bench", "run the benchmarks and write benchmarks/results/")
     bench.add_argument("names", nargs="*", help="names of benchmarks; all when none is given")
+    gpu = command("gpu-check", "train a full-size GPT-2 on this machine's GPU and store the figures")
+    gpu.epilog = "Other arguments are handed to benchmarks/gpu_check.py."
     command("lab", "open the notebooks in JupyterLab")
     command("lint", "check notebooks and code")
     command("sync", "write the helpers' source into the notebooks' cells that show it")
@@ -134,7 +138,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         UserError: an unknown command, option or value.
     """
     arguments, arguments.rest = build_parser().parse_known_args(argv)
-    if arguments.rest and arguments.command not in ("test", "test-slow", "hub", "data"):
+    if arguments.rest and arguments.command not in (
+            "test", "test-slow", "hub", "gpu-check", "data"):
         raise UserError(f"unrecognised arguments {' '.join(arguments.rest)}; "
                         f"`python -m helpers {arguments.command} --help` lists what there is.")
     return arguments
@@ -207,7 +212,7 @@ def _pytest(marked: str, share: str, rest: list[str]) -> int:
 def _regress(arguments) -> int:
     from helpers.course.upkeep import regress
 
-    return regress.regress(arguments.notebooks)
+    return regress.regress(arguments.notebooks, arguments.again)
 
 
 def _hub(arguments: argparse.Namespace) -> int:
@@ -220,10 +225,15 @@ def _bench(arguments) -> int:
     if unknown or not known:
         what = f"no benchmark is called {unknown[0]!r}" if unknown else "there are no benchmarks"
         raise UserError(f"{what} in benchmarks/; there are {', '.join(known) or 'none'}.")
-    failed = [n for n in arguments.names or known if _python(str(known[n]))]
+    by_default = [name for name in known if name != "gpu_check"]  # `make gpu-check`
+    failed = [n for n in arguments.names or by_default if _python(str(known[n]))]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _gpu_check(arguments) -> int:
+    return _python("-m", "benchmarks.gpu_check", *arguments.rest)
 
 
 def _lab(arguments) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import profiles
-from helpers.course import execute, expected, stages
+from helpers.course import execute, expected, provenance, stages
 from helpers.course.progress import Bar, clock
 from helpers.errors import UserError
 from helpers.profiles import SOURCES, WORDS
@@ -131,6 +131,7 @@ def run(
     given = _parameters(paths, profile, overrides, seed, parameters or {})
     judged = settings.name == "embedded" and not set(overrides) - {"out"}
     summary = _Summary(settings)
+    made = {"machine": provenance.machine(), "code": provenance.code()}
     rows: list[dict[str, Any]] = []
     begun = time.monotonic()
     for path in paths:
@@ -142,6 +143,7 @@ def run(
             "seconds": result.seconds,
             "peak_memory_mb": result.peak_memory_mb,
             "metrics": result.metrics,
+            **made,
         }
         if result.error:
             row["error"] = result.error

@@ -59,7 +59,7 @@ def change(cell, **values):
 BREAKS = {
     "tag 'parameter' is not one of ours": change(3, metadata={"tags": ["parameter"]}),
     "1 of 3 code cells are not executed": change(3, execution_count=None),
-    "code cell 3: ends with a semicolon": change(3, source=["print(1);"]),
+    "metadata compare is": change(3, metadata={"compare": {"numbers": "shape"}}),
     "has execution count 5": change(3, execution_count=5),
     "code cell 3: 26 lines": change(3, source=["x = 1\n"] * 26),
     "ends in an error": change(3, outputs=[{"output_type": "error", "ename": "E", "evalue": "",
@@ -205,21 +205,56 @@ def test_nothing_to_compare_is_an_error(good, notebook_tree):
     assert regress.unexecuted(good) is None
     good["cells"][3]["execution_count"] = None
     assert "1 of 3 code cells were never executed" in regress.unexecuted(good)
-    good["cells"][3].update(execution_count=3, metadata={"tags": ["nbval-ignore-output"]})
-    assert "no cell that nbval compares" in regress.unexecuted(good)
+    good["cells"][3].update(execution_count=3, outputs=[])
+    assert "no cell has an output" in regress.unexecuted(good)
     notebook_tree("01_x", "print(1)")
     with pytest.raises(UserError, match="never executed"):
         regress.regress()
 
 
-def test_regress_compares_text_and_forgives_times(notebook_tree, capfd):
-    path = notebook_tree("01_x", "import time\nprint('took', time.time() % 100, 's')", "print(1)")
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    """The course's runs in a folder of the test's own."""
+    loaded = profiles.load_profile
+
+    def here(name, overrides=None, seed=0):
+        return loaded(name, {"out": str(tmp_path), **(overrides or {})}, seed)
+    for module in (refresh, results, regress):
+        monkeypatch.setattr(module, "load_profile", here)
+    return tmp_path
+
+
+def test_regress_takes_the_last_run_and_forgives_times(notebook_tree, at, capfd):
+    path = notebook_tree("01_x", "import time\nprint('took', time.time() % 100, 's')",
+                         "print('mean', 1.25, 'of', 7)", "print(0.5)")
     assert refresh.refresh([]) == 0
+    assert regress.regress() == 0 and "run anew" in capfd.readouterr().out
+    runner.run([path], overrides={"out": str(at)})
     assert regress.regress() == 0
+    said = capfd.readouterr().out
+    assert "run anew" not in said and "numbers" in said
+    report = json.loads((at / "runs" / "regress" / "summary.json").read_text())
+    row = {"cells_with_output": 3, "compared": 3, "by_shape": 0, "ignored": 0, "images_only": 0,
+           "numbers": 3}
+    assert report == {"notebooks": {"01_x": row}, **row}
     content = execute.read_notebook(path)
-    content["cells"][3]["outputs"][0]["text"] = ["2\n"]
+    content["cells"][3]["outputs"][0]["text"] = ["mean 1.27 of 7\n"]
     sync.write_notebook(path, content)
     assert regress.regress() == 1
+    assert "1.27 before, 1.25 now (at most 0.01 apart)" in capfd.readouterr().out
+
+
+def test_regress_runs_anew_what_is_no_longer_what_ran(notebook_tree, at, monkeypatch):
+    path = notebook_tree("01_x", "print(1)")
+    runner.run([path], overrides={"out": str(at)})
+    assert regress.outdated([path]) is None
+    with monkeypatch.context() as other:
+        other.setattr(regress.provenance, "code", lambda: "other")
+        assert "code or data have changed" in regress.outdated([path])
+    notebook_tree("01_x", "print(2)")
+    assert regress.outdated([path]) == "01_x has changed since it was run"
+    notebook_tree("02_x", "print(2)")
+    assert regress.outdated([path.with_name("02_x.ipynb")]) == "02_x has not been run"
 
 
 GOOD_WORKFLOW = "on: push\njobs:\n  one:\n    runs-on: ubuntu-latest\n    steps:\n      - run: ls\n"

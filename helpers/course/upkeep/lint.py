@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.course import execute
-from helpers.course.upkeep import sync
+from helpers.course.upkeep import compare, sync
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
@@ -115,10 +115,10 @@ def _cell(cell: dict[str, Any], number: int) -> list[str]:
     lines = "".join(cell["source"]).splitlines()
     if len(lines) > MAX_LINES:
         problems.append(f"{len(lines)} lines; at most {MAX_LINES}")
-    compared = not {"nbval-ignore-output", "nbval-skip"} & set(cell["metadata"].get("tags", []))
-    if compared and lines and lines[-1].rstrip().endswith(";"):
-        problems.append("ends with a semicolon, which hides the value here but not from nbval; "
-                        "assign it instead")
+    try:
+        compare.check_metadata(cell["metadata"])
+    except UserError as error:
+        problems.append(str(error))
     if cell.get("execution_count") not in (None, number):
         problems.append(f"has execution count {cell['execution_count']}; run from top to bottom")
     if any(o["output_type"] == "error" for o in cell["outputs"]):

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from helpers.course import execute, runner
+from helpers.course import execute, provenance, runner
 from helpers.course.progress import Bar, clock
 from helpers.course.upkeep import results, sync
 from helpers.errors import UserError
@@ -38,7 +38,8 @@ def refresh(numbers: list[str], stored: bool = False) -> int:
         if result.error:
             print(runner.failure(path.stem, result.error), file=sys.stderr)
             return 2 if result.error["kind"] == "UserError" else 1
-        sync.write_notebook(path, merge(execute.read_notebook(path), done))
+        sync.write_notebook(
+            path, merge(execute.read_notebook(path), done, provenance.machine()))
         print(f"{path.name}: refreshed in {clock(result.seconds)}", flush=True)
     return 0
 
@@ -61,13 +62,18 @@ def _from_runs(paths: list[Path]) -> int:
             for output in cell["outputs"]:
                 if "execution_count" in output:
                     output["execution_count"] = count
-        sync.write_notebook(path, merge(source, done))
+        sync.write_notebook(path, merge(source, done, ran[path.stem]["machine"]))
         print(f"{path.name}: outputs taken from the last run", flush=True)
     return 0
 
 
-def merge(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
-    """The source notebook with the executed one's outputs, and nothing that is only of that run."""
+def merge(
+    source: dict[str, Any], executed: dict[str, Any], machine: str | None = None
+) -> dict[str, Any]:
+    """The source notebook with the executed one's outputs, and nothing that is only of that run.
+
+    `machine`: where it was executed, as `provenance.machine` says it; kept in the metadata.
+    """
     cells = []
     for cell, done in zip(source["cells"], executed["cells"], strict=True):
         cell = {**cell, "metadata": clean_metadata(cell["metadata"])}
@@ -77,7 +83,10 @@ def merge(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
         cells.append(cell)
     language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     metadata = {k: v for k, v in source["metadata"].items() if k not in ("papermill", "widgets")}
-    return {**source, "cells": cells, "metadata": {**metadata, "language_info": language}}
+    metadata["language_info"] = language
+    if machine is not None:
+        metadata["course"] = {"machine": machine}
+    return {**source, "cells": cells, "metadata": metadata}
 
 
 def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
