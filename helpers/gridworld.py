@@ -290,11 +290,10 @@ def soft_plan(
 ) -> np.ndarray:
     """The best policy that pays `beta` for each nat it strays from a reference policy.
 
-    reward: (states, 4), or weights (6,) on the features of a move. reference: log-probabilities of
-    the moves, (states, 4) or (max_steps, states, 4). Returns log-probabilities of the same kind,
-    (max_steps, states, 4), one table for each number of moves made: of all policies the one with
-    the largest return - beta * KL(policy || reference) over a walk. It is reference * exp(Q / beta)
-    with V = beta log sum reference * exp(Q / beta) (Fox, Pakman and Tishby 2016, arXiv:1512.08562).
+    reward: (states, 4), or weights (6,). reference: log-probabilities of the moves, (states, 4) or
+    (max_steps, states, 4); the result is (max_steps, states, 4), a table for each number of moves
+    made. Of all policies it has the largest return - beta * KL(policy || reference) over a walk:
+    reference * exp(Q / beta) / Z, with V = beta log Z (Fox et al. 2016, arXiv:1512.08562).
     """
     if not beta > 0:
         raise UserError(f"beta is {beta}; it must be above 0 (`plan` is what it comes to at 0).")
