@@ -2,7 +2,7 @@
 
 | module | what it holds | notebooks |
 |---|---|---|
-| `errors` | the error that is one sentence for the reader | 05, 06, 07 |
+| `errors` | the error that is one sentence for the reader | 01, 05, 06, 07 |
 | `paths` | where the course's own files are | |
 | `profiles` | validated settings, read from `settings/` | 04 |
 | `data` | the loaders of reviews, pairs, comparisons and demonstrations | 02, 03, 04, 05, 06, 07 |

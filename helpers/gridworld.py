@@ -284,6 +284,50 @@ def follow(
     return walk_of(grid, cells, made)
 
 
+def soft_plan(
+    grid: GridMap, reward: np.ndarray, reference: np.typing.ArrayLike, beta: float,
+    max_steps: int = MAX_STEPS,
+) -> np.ndarray:
+    """The best policy that pays `beta` for each nat it strays from a reference policy.
+
+    reward: (states, 4), or weights (6,). reference: log-probabilities of the moves, (states, 4) or
+    (max_steps, states, 4); the result is (max_steps, states, 4), a table for each number of moves
+    made. Of all policies it has the largest return - beta * KL(policy || reference) over a walk:
+    reference * exp(Q / beta) / Z, with V = beta log Z (Fox et al. 2016, arXiv:1512.08562).
+    """
+    if not beta > 0:
+        raise UserError(f"beta is {beta}; it must be above 0 (`plan` is what it comes to at 0).")
+    following, features = moves(grid)
+    reward = features @ reward if np.ndim(reward) == 1 else reward
+    ends = features[..., GOAL] == 1
+    value, tables = np.zeros(len(reward)), []
+    for before in np.broadcast_to(reference, (max_steps, *reward.shape))[::-1]:
+        raised = before + (reward + np.where(ends, 0.0, value[following])) / beta
+        top = raised.max(axis=1, keepdims=True)
+        log_sum = top + np.log(np.exp(raised - top).sum(axis=1, keepdims=True))
+        tables.append(raised - log_sum)
+        value = beta * log_sum[:, 0]
+    return np.array(tables[::-1])
+
+
+def expected(grid: GridMap, logprobs: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """What a walk by a policy adds up to on average, from each state: (states,), no sampling.
+
+    logprobs: (steps, states, 4), as `soft_plan` returns them. amounts: a number for each move,
+    (states, 4) or (steps, states, 4), or weights (6,) on its features: a reward gives the expected
+    return, `logprobs - reference` the KL divergence from the reference in nats a walk, the feature
+    `goal` the share of walks that arrive.
+    """
+    following, features = moves(grid)
+    amounts = features @ amounts if np.ndim(amounts) == 1 else amounts
+    ends, total = features[..., GOAL] == 1, np.zeros(len(following))
+    for table, amount in zip(
+            logprobs[::-1], np.broadcast_to(amounts, logprobs.shape)[::-1], strict=True):
+        ahead = amount + np.where(ends, 0.0, total[following])
+        total = (np.exp(table) * ahead).sum(axis=1)
+    return total
+
+
 def walk_of(grid: GridMap, cells: list[tuple[int, int]], made: list[tuple[int, int]]) -> Walk:
     """Gather a walk's features from its moves (state, action)."""
     states, actions = np.array(made, dtype=int).reshape(-1, 2).T
@@ -351,15 +395,19 @@ def rate_moves(
     noise: float = 0.5,
     careless: float = 0.0,
     lenience: float = 0.0,
+    foresight: float = 1.0,
 ) -> np.ndarray:
     """Simulated ratings 1-5 of moves, (m,): what a rater with the true `weights` might say.
 
-    A plain step towards the goal is 3.5 before rounding; each minute gained or lost against it is
-    half a point. `noise` is the standard deviation in points, `careless` the share of ratings
-    drawn at random from 1-5, `lenience` is added to all.
+    With `foresight` 1 a move is rated by its worth and by the minute that it takes off the way
+    still to go, or adds to it: by how much better off the walker is than before, as people tend to
+    rate (MacGlashan et al. 2017, arXiv:1701.06049). With 0 its worth alone counts. A plain step
+    towards the goal is 3.5 before rounding with foresight and 3 without, as is every plain step
+    then; each minute is half a point. `noise` is the standard deviation in points, `careless` the
+    share of ratings drawn at random from 1-5, `lenience` is added to all.
     """
     features = np.atleast_2d(features)
-    gained = features @ weights + features[:, PROGRESS]
+    gained = features @ weights + foresight * features[:, PROGRESS]
     points = 3.5 + 0.5 * gained + lenience + noise * rng.standard_normal(len(features))
     ratings = np.clip(np.rint(points), 1, 5).astype(int)
     random = rng.integers(1, 6, len(features))

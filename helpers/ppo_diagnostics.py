@@ -1,6 +1,7 @@
-"""What a practitioner looks at while PPO runs, and the range each measure should stay in.
+"""What to look at while PPO runs, and the range each measure should stay in.
 
-The ranges are habits of the field, not laws: a value outside is a reason to look, not a verdict.
+The ranges are this course's rules of thumb, wide and from no study: a value outside is a reason to
+look, not a verdict, and a value inside is no proof of health.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ HEALTHY: dict[str, tuple[float, float, str]] = {
     "approx_kl": (0.0, 0.05, "nats per token between old and new policy; high: steps too large"),
     "ratio_mean": (0.95, 1.05, "should stay at 1; a drift means old log-probabilities are wrong"),
     "entropy": (0.3, math.inf, "nats per token; near 0 the policy says one thing only"),
-    "explained_variance": (0.0, 1.0, "of returns by the critic; below 0 it is worse than a mean"),
+    "explained_variance": (0.1, 1.0, "of returns by the critic; at 0 a mean does as well"),
     "advantage_mean": (-0.5, 0.5, "before whitening; far from 0 the critic is biased"),
     "grad_norm": (0.0, 10.0, "before clipping; spikes announce trouble"),
     "eos_rate": (0.5, 1.0, "share of responses that end by themselves; falling: rambling pays"),

@@ -181,6 +181,87 @@ def test_paying_for_progress_one_way_makes_the_walker_circle():
     assert len(set(walk.cells[-20:])) <= 4
 
 
+# -------------------------------------------------------------------------- held near a reference
+
+HALL = "S~G... .*.... ...... ###### ...... ......"
+UNIFORM = np.log(np.full(4, 0.25))
+
+
+def tilted_walks(grid, reference, reward, beta, steps):
+    """Every walk of at most `steps` moves with its share reference * exp(return / beta) / Z."""
+    following, features = gw.moves(grid)
+    walks = [((), gw.state_of(grid, grid.start), 0.0, 0.0, False)]
+    for t in range(steps):
+        walks = [longer for made, state, log, total, done in walks for longer in (
+            [(made, state, log, total, done)] if done else
+            [(made + ((state, a),), following[state, a], log + reference[t, state, a],
+              total + features[state, a] @ reward, bool(features[state, a, gw.GOAL]))
+             for a in range(4)])]
+    log, total = (np.array([walk[k] for walk in walks]) for k in (2, 3))
+    share = np.exp(log + total / beta)
+    return [walk[0] for walk in walks], share / share.sum(), log, total
+
+
+@pytest.mark.parametrize("beta", [0.3, 2.0])
+def test_the_soft_policy_tilts_whole_walks_as_the_closed_form_says(beta):
+    """pi(walk) = reference(walk) exp(return / beta) / Z, summed over all walks of five moves."""
+    grid, rng = gw.map_from_text(HALL), np.random.default_rng(0)
+    reference = np.log(rng.dirichlet(np.ones(4), (5, 72)))
+    walks, share, log, total = tilted_walks(grid, reference, gw.TRUE_WEIGHTS, beta, 5)
+    policy = gw.soft_plan(grid, gw.TRUE_WEIGHTS, reference, beta, 5)
+    told = np.exp([sum(policy[t, s, a] for t, (s, a) in enumerate(made)) for made in walks])
+    assert told == pytest.approx(share, abs=1e-12)
+    start = gw.state_of(grid, grid.start)
+    assert gw.expected(grid, policy, gw.TRUE_WEIGHTS)[start] == pytest.approx(share @ total)
+    kl = gw.expected(grid, policy, policy - reference)[start]
+    assert kl == pytest.approx(share @ (np.log(share) - log))
+
+
+def test_a_soft_policy_lies_between_its_reference_and_the_planner():
+    grid = gw.make_map(4)
+    start, at_hand = gw.state_of(grid, grid.start), np.broadcast_to(UNIFORM, (60, 200, 4))
+    free = gw.soft_plan(grid, gw.TRUE_WEIGHTS, UNIFORM, 1e6)
+    assert np.abs(np.exp(free) - 0.25).max() < 1e-3
+    returns, nats = [], []
+    for beta in (100, 10, 3, 1, 0.1):
+        policy = gw.soft_plan(grid, gw.TRUE_WEIGHTS, UNIFORM, beta)
+        assert np.exp(policy).sum(axis=2) == pytest.approx(np.ones((60, 200)))
+        returns.append(gw.expected(grid, policy, gw.TRUE_WEIGHTS)[start])
+        nats.append(gw.expected(grid, policy, policy - at_hand)[start])
+    assert np.all(np.diff(returns) > 0) and np.all(np.diff(nats) > 0) and nats[0] > 0
+    best = gw.follow(grid, gw.plan(grid, gw.TRUE_WEIGHTS, discount=0.999), grid.start)
+    assert returns[-1] == pytest.approx(best.true_return, abs=0.2)
+
+
+def test_what_a_walk_adds_up_to_is_the_mean_over_walks_drawn():
+    grid = gw.map_from_text(HALL)
+    policy = gw.soft_plan(grid, gw.COST_WEIGHTS, UNIFORM, 2.0, 12)
+    following, features = gw.moves(grid)
+    rng, total, arrived = np.random.default_rng(0), [], []
+    for _ in range(4000):
+        state, sums = gw.state_of(grid, grid.start), np.zeros(6)
+        for table in policy:
+            action = rng.choice(4, p=np.exp(table[state]))
+            sums += features[state, action]
+            state = following[state, action]
+            if sums[gw.GOAL]:
+                break
+        total.append(sums @ gw.TRUE_WEIGHTS)
+        arrived.append(sums[gw.GOAL])
+    start = gw.state_of(grid, grid.start)
+    error = 4 * np.std(total) / 4000 ** 0.5
+    assert gw.expected(grid, policy, gw.TRUE_WEIGHTS)[start] == pytest.approx(
+        np.mean(total), abs=error)
+    share = gw.expected(grid, policy, np.eye(6)[gw.GOAL])[start]
+    assert share == pytest.approx(np.mean(arrived), abs=0.03)
+
+
+@pytest.mark.parametrize("beta", [0, -1, float("nan")])
+def test_a_price_of_nothing_is_refused(beta):
+    with pytest.raises(UserError, match=f"beta is {beta}; it must be above 0"):
+        gw.soft_plan(gw.make_map(0), gw.TRUE_WEIGHTS, UNIFORM, beta)
+
+
 # ----------------------------------------------------------------------------------- feedback
 
 
@@ -215,6 +296,20 @@ def test_simulated_ratings_are_whole_numbers_from_1_to_5_around_what_the_docstri
     assert ratings.mean() - back.mean() == pytest.approx(1.0, abs=0.06)
     random = gw.rate_moves(plain, rng, careless=1.0)
     assert np.bincount(random, minlength=6)[1:].min() > 700
+
+
+def test_without_foresight_forward_and_back_are_alike_and_a_step_has_no_price():
+    moves = gw.sample_moves([gw.make_map(n) for n in range(8)], 100, np.random.default_rng(3))
+    features = np.array([move.features for move in moves])
+    prices = []
+    for foresight in (1.0, 0.0):
+        ratings = np.mean([gw.rate_moves(features, np.random.default_rng(n), foresight=foresight)
+                           for n in range(200)], axis=0)
+        plain = features[:, 2:].sum(axis=1) == 0
+        forward, back = (ratings[plain & (features[:, gw.PROGRESS] == p)].mean() for p in (1, -1))
+        assert forward - back == pytest.approx(foresight, abs=0.06)
+        prices.append(gw.fit_ratings(features, ratings)[gw.STEP])
+    assert prices[0] == pytest.approx(-0.5, abs=0.08) and abs(prices[1]) < 0.05
 
 
 def test_ratings_without_noise_give_back_the_true_worth_of_everything():

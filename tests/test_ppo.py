@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from helpers import ppo
+from helpers import ppo, ppo_diagnostics
 from helpers.errors import UserError
 
 BATCH, STEPS, VOCABULARY = 5, 7, 11
@@ -307,6 +307,14 @@ def test_the_adaptive_controller_clips_its_proportional_error_at_a_fifth():
     far = ppo.AdaptiveKLController(0.2, target=6.0, horizon=1000)
     assert far.update(600.0, 100) == pytest.approx(0.2 * (1 + 0.2 * 0.1))
     assert far.update(0.0, 100) == pytest.approx(0.2 * (1 + 0.2 * 0.1) * (1 - 0.2 * 0.1))
+
+
+def test_a_critic_that_is_no_better_than_a_mean_is_looked_at():
+    row = {name: (max(low, -1e3) + min(high, 1e3)) / 2
+           for name, (low, high) in ppo_diagnostics.bands().items()}
+    assert not any("look" in line for line in ppo_diagnostics.report([row] * 5))
+    lines = ppo_diagnostics.report([row | {"explained_variance": 0.007}] * 5)
+    assert ["explained_variance" in line for line in lines] == ["look" in line for line in lines]
 
 
 def test_explained_variance_is_one_for_the_truth_and_zero_for_the_mean(batch):
