@@ -152,20 +152,34 @@ def bits(job: Job) -> Iterator[dict]:
     settings, size = job.settings(), job.sizes
     texts = [row["text"][: size.bits_characters]
              for row in data.load_reviews(settings, "test")][: size.bits_texts]
-    lengths = np.array([len(text.encode()) for text in texts])
 
     def measure(source: str | Path) -> dict:
         model, tokenizer = models.load_causal(source, settings)
-        each = [evaluation.bits_per_byte(model, tokenizer, [text]) for text in texts]
         return {"parameters": models.count_parameters(model)["total"],
-                "tokens": sum(len(tokenizer(text)["input_ids"]) for text in texts),
-                "bits_per_byte": interval(np.stack([each * lengths, lengths], 1), _ratio)}
+                **per_byte(model, tokenizer, texts)}
 
     for name in models.zoo():
         yield {"model": name, "texts": len(texts),
                **job.once(f"bits-{name}", lambda n=name: measure(models.EMBEDDED / "zoo" / n))}
     yield {"model": job.name, "texts": len(texts),
            **job.once("bits-real", lambda: measure(job.model))}
+
+
+def per_byte(model: Any, tokenizer: Any, texts: list[str]) -> dict:
+    """Bits per byte of all texts together, with an interval over texts, and their tokens.
+
+    Raises:
+        UserError: a text that the model cannot read whole, so that others would be judged by more.
+    """
+    tokens, limit = [len(tokenizer(text)["input_ids"]) for text in texts], (
+        reward.position_limit(model) or math.inf)
+    if max(tokens) >= limit:
+        raise UserError(f"text {int(np.argmax(tokens))} has {max(tokens)} tokens, more than the "
+                        f"model's {limit} positions; lower bits_characters.")
+    each = [evaluation.bits_per_byte(model, tokenizer, [text]) for text in texts]
+    lengths = np.array([len(text.encode()) for text in texts])
+    return {"tokens": sum(tokens),
+            "bits_per_byte": interval(np.stack([each * lengths, lengths], 1), _ratio)}
 
 
 def _ratio(rows: np.ndarray, axis: int = 0) -> Any:
@@ -257,7 +271,7 @@ def split_pairs(settings: Settings, tests: int) -> tuple[list, list, list]:
     train, validation, test = (data.load_pairs(settings, split)
                                for split in ("train", "validation", "test"))
     short = max(0, tests - len(test))
-    test, train = test + train[:short], train[short:]
+    test = test + train[:short]
     held = {row["prompt"] for row in test}
     validation = [row for row in validation if row["prompt"] not in held]
     held |= {row["prompt"] for row in validation}

@@ -93,22 +93,34 @@ def test_all_parts_but_memory_give_rows_that_are_stored_one_by_one(job):
     assert [row["part"] for row in store.load("real_model")["rows"]] == parts
 
 
-def test_held_out_pairs_are_filled_up_from_the_training_split_and_share_no_prompt(job):
-    train, validation, test = real_model.split_pairs(job.settings("hh"), TINY.reward_test)
-    assert len(test) == TINY.reward_test
-    prompts = [{row["prompt"] for row in rows} for rows in (train, validation, test)]
-    assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
+def test_held_out_pairs_are_filled_up_from_the_training_split_and_share_no_prompt(
+        job, monkeypatch):
+    splits = {"train": "abcdefgha", "validation": "abx", "test": "yzh"}
+    monkeypatch.setattr(data, "load_pairs", lambda settings, split: [
+        {"prompt": letter} for letter in splits[split]])
+    parts = real_model.split_pairs(job.settings("hh"), 5)
+    # The test split and two of the training split; "a" and "h" are held out wherever they stand.
+    assert ["".join(row["prompt"] for row in rows) for rows in parts] == ["cdefg", "x", "yzhab"]
+    assert "".join(row["prompt"] for row in real_model.split_pairs(job.settings("hh"), 2)[2]) == (
+        "yzh")
 
 
 def test_bits_per_byte_are_those_of_all_texts_together(job):
     from helpers.evaluation import bits_per_byte
 
+    job.sizes = dataclasses.replace(TINY, bits_characters=600)  # so that lengths differ
     row = list(real_model.bits(job))[-1]
-    texts = [r["text"][: TINY.bits_characters] for r in data.load_reviews(job.settings(), "test")]
+    texts = [r["text"][:600] for r in data.load_reviews(job.settings(), "test")]
     model, tokenizer = models.load_causal(job.model, job.settings())
     together = bits_per_byte(model, tokenizer, texts[: TINY.bits_texts])
-    assert row["bits_per_byte"][0] == pytest.approx(together, abs=1e-3)
+    assert row["bits_per_byte"][0] == pytest.approx(together, abs=2e-4)
     assert row["bits_per_byte"][1] < together < row["bits_per_byte"][2]
+
+
+def test_texts_that_a_model_would_cut_are_not_compared(job):
+    model = models.load_causal(job.model, job.settings())
+    with pytest.raises(UserError, match="256 positions"):
+        real_model.per_byte(*model, ["a film " * 300])
 
 
 def test_ppo_that_was_killed_goes_on_and_ends_with_the_same_rows(job, tmp_path, monkeypatch):
