@@ -77,7 +77,7 @@ class Sizes:
     ppo_mini_batch: int = 16
     ppo_epochs: int = 2
     ppo_rate: float = 3e-4
-    ppo_kl_target: float = 6.0
+    ppo_kl_coef: float = 0.15  # in standard deviations of the reward, per nat
     ppo_new_tokens: int = 24
     ppo_prompts: int = 64  # held out, for every measure of PPO
     ppo_repeats: int = 4
@@ -337,7 +337,8 @@ def policy(job: Job) -> Iterator[dict]:
         ppo_trl__max_new_tokens=size.ppo_new_tokens, ppo_trl__batch_size=size.ppo_episodes,
         ppo_trl__mini_batches=size.ppo_episodes // size.ppo_mini_batch,
         ppo_trl__total_episodes=size.ppo_episodes * size.ppo_updates,
-        ppo_trl__epochs=size.ppo_epochs, ppo_trl__learning_rate=size.ppo_rate, **LORA)
+        ppo_trl__epochs=size.ppo_epochs, ppo_trl__learning_rate=size.ppo_rate,
+        ppo_trl__kl_coef=size.ppo_kl_coef, **LORA)
     if not job.folder("classifier").is_dir():
         raise UserError("part ppo needs part classifier, which has not been run.")
     judge, words = models.load_classifier(settings)
@@ -371,8 +372,8 @@ def policy(job: Job) -> Iterator[dict]:
     trained, _ = models.load_base(settings, trains=True)
     # One part a mini-batch: each casts all frozen weights anew, and padding costs less.
     config = trl_adapter.our_config(
-        settings, length_buckets=1, kl_target=size.ppo_kl_target, kl_horizon=20 * size.ppo_episodes,
-        max_grad_norm=1.0, normalise_reward=True, checkpoint_every=size.ppo_checkpoint_every,
+        settings, length_buckets=1, max_grad_norm=1.0, normalise_reward=True,
+        checkpoint_every=size.ppo_checkpoint_every,
         precision="bfloat16" if models.mixed_precision(settings) else "float32")
     trainer = ppo_trainer.PPO(trained, None, reward_fn, tokenizer, config, callbacks=[_tell],
                               checkpoint_dir=job.folder("ppo"))
@@ -404,7 +405,7 @@ def policy(job: Job) -> Iterator[dict]:
         "beyond_best_of_n": bool(kl.mean() > curve["kl"][-1]),
         "minutes_of_training": sum(row[f"{what}_seconds"] for row in history
                                    for what in ("generation", "scoring", "optimisation")) / 60,
-        "history": [{key: row[key] for key in ("step", "reward", "kl", "kl_coef")}
+        "history": [{key: row[key] for key in ("step", "reward", "kl", "eos_rate")}
                     for row in history],
         "samples": [rows[i] for i in picked],
     }
