@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from benchmarks.shared import real_weights, store
 from benchmarks.shared.memory import measure_alone
@@ -61,23 +62,24 @@ class Sizes:
     bits_texts: int = 300  # reviews for bits per byte
     bits_characters: int = 400  # of each, the same for every model
     classifier_rows: int | None = None
-    sft_length: int = 384
+    sft_length: int = 320
     sft_batch: int = 8
     sft_rate: float = 5e-5
     sft_answers: int = 48  # sampled for held-out prompts, before and after
     sft_answer_length: int = 64
-    reward_length: int = 384
+    reward_length: int = 256
     reward_batch: int = 8
     reward_rate: float = 2e-4
     reward_epochs: int = 1
     reward_test: int = 500  # of the training split where the test split is smaller
-    reward_validation: int = 60
+    reward_pairs: int = 1000  # to train on, where there are so many
+    reward_validation: int = 40
     ppo_updates: int = 28
     ppo_episodes: int = 64  # per update
     ppo_mini_batch: int = 16
     ppo_epochs: int = 2
     ppo_rate: float = 3e-4
-    ppo_kl_coef: float = 0.15  # in standard deviations of the reward, per nat
+    ppo_kl_coef: float = 0.07  # in standard deviations of the reward, per nat
     ppo_new_tokens: int = 24
     ppo_prompts: int = 64  # held out, for every measure of PPO
     ppo_repeats: int = 4
@@ -237,7 +239,7 @@ def fine_tuning(job: Job) -> Iterator[dict]:
     def fit() -> dict:
         model, words = models.load_base(settings, trains=True)
         start = time.perf_counter()
-        log = sft.train_sft(model, words, train, settings)
+        log = sft.train_sft(model, words, train, settings, callbacks=[Steps()])
         with write_aside(folder) as aside:
             model.save_pretrained(aside)
             words.save_pretrained(aside)
@@ -284,6 +286,18 @@ def rewards(job: Job) -> Iterator[dict]:
         yield {"source": source, **job.once(f"reward-{source}", lambda s=source: _reward(job, s))}
 
 
+class Steps(TrainerCallback):
+    """Says every tenth step, and what each evaluation found."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % 10 == 0:
+            print(f"step {state.global_step} of {state.max_steps}", flush=True)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None,
+                    **_: Any) -> None:
+        print({key: round(value, 3) for key, value in metrics.items()}, flush=True)
+
+
 def _reward(job: Job, source: str) -> dict:
     size = job.sizes
     settings = job.settings(source, reward__max_length=size.reward_length,
@@ -291,14 +305,14 @@ def _reward(job: Job, source: str) -> dict:
                             reward__gradient_accumulation=1,
                             reward__learning_rate=size.reward_rate, **LORA)
     train, validation, test = split_pairs(settings, size.reward_test)
+    train = train[: size.reward_pairs]
     tokenizer = models.load_tokenizer(job.model)
     torch.manual_seed(0)
     model = models.new_reward_model(job.model, tokenizer, settings)
     history = reward.train_reward_model(
         model, tokenizer, train, validation[: size.reward_validation],
-        job.folder(f"reward-{source}"), reward.RewardConfig.from_settings(settings), resume=True)
-    for row in history:
-        print(source, {key: round(value, 4) for key, value in row.items()}, flush=True)
+        job.folder(f"reward-{source}"), reward.RewardConfig.from_settings(settings), resume=True,
+        callbacks=[Steps()])
     margins = np.subtract(*reward.score_pairs(
         model, tokenizer, test, 8, bf16=models.mixed_precision(settings)))
     judges = {"reward model": margins, "longer wins": reward.length_margins(test),
