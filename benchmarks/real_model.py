@@ -483,8 +483,8 @@ def _train_arm(job: Job, arm: str, folder: Path, length: int) -> None:
     settings = memory_settings(Job(job.model, job.data, job.work, small), arm, folder)
     tokenizer = models.load_tokenizer(folder)
     rows = job.sizes.memory_batch * job.sizes.memory_steps
-    few = 8 if length > 16 else 4
-    texts = _exact(job, tokenizer, length - few - 2, 2 * rows)
+    few = 3 * length // 10  # a response may have three quarters of the length
+    texts = _exact(job, tokenizer, length - few - 3, 2 * rows)
     asked = _exact(job, tokenizer, few, rows)
     stage = ARMS[arm][0]
     if stage == "sft":
@@ -498,7 +498,7 @@ def _train_arm(job: Job, arm: str, folder: Path, length: int) -> None:
             asked, texts[:rows], texts[rows:], strict=True)]
         reward.train_reward_model(
             judge, tokenizer, pairs, pairs[:1], job.work / "memory",
-            reward.RewardConfig.from_settings(settings, evaluations=0, max_length=length))
+            reward.RewardConfig.from_settings(settings, evaluations=0, patience=None))
         return
     reward.set_normalisation(judge, [-1.0, 1.0])
     model, tokenizer = models.load_base(settings, trains=True)

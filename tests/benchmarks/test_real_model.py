@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from helpers.paths import ROOT
 
@@ -182,6 +183,19 @@ def test_memory_is_measured_in_a_process_of_its_own_against_the_plan(job, monkey
     assert row["arm"] == "ppo, LoRA" and row["length"] == TINY.memory_length
     assert row["planned_mb"] == max(row["planned_by_moment_mb"].values()) > 0
     assert row["measured_mb"] > 0
+
+
+@pytest.mark.parametrize("arm", real_model.ARMS)
+def test_every_arm_of_the_memory_trains_within_the_lengths_that_the_plan_counts(
+        job, arm, monkeypatch):
+    seen = []
+    plain = torch.nn.Embedding.forward
+    monkeypatch.setattr(torch.nn.Embedding, "forward", lambda self, ids: (
+        seen.append(ids.shape[-1]) if self.num_embeddings > 1000 else None) or plain(self, ids))
+    real_model._train_arm(job, arm, job.model, TINY.memory_length)
+    # A pair is one row with its prompt once, a mini-batch of PPO one row of all its episodes.
+    rows = {"sft": 1, "reward_model": 2, "ppo": TINY.memory_batch}[real_model.ARMS[arm][0]]
+    assert 0.7 * TINY.memory_length < max(seen) <= rows * TINY.memory_length
 
 
 def test_the_classifier_learns_sentiment_and_is_loaded_like_any_other(tmp_path):
