@@ -41,7 +41,14 @@ from helpers.engine.rows import (
     render_example,
     render_prompt,
 )
-from helpers.engine.sources import OOD, SPLITS, demonstration_source, location, source_of
+from helpers.engine.sources import (
+    OOD,
+    SPLITS,
+    demonstration_source,
+    location,
+    names_of_parts,
+    source_of,
+)
 from helpers.errors import UserError
 from helpers.paths import DATA
 from helpers.profiles import Settings
@@ -183,6 +190,8 @@ def cut_prompts(
     Raises:
         UserError: no review is long enough.
     """
+    from helpers.engine.tokens import text_ids  # loads torch
+
     rng = np.random.default_rng(seed)
     usable = [r for r in reviews if len(r) > min_characters]
     if not usable:
@@ -193,10 +202,10 @@ def cut_prompts(
     for _ in range(20):
         for row in rng.permutation(len(usable)):
             length = int(rng.integers(min_tokens, max_tokens + 1))
-            ids = tokenizer.encode(usable[row][:400], add_special_tokens=False)[:length]
+            ids = text_ids(tokenizer, [usable[row][:400]])[0][:length]
             text = tokenizer.decode(
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            if tokenizer.encode(text, add_special_tokens=False) == ids and len(ids) == length:
+            if len(ids) == length and text_ids(tokenizer, [text])[0] == ids:
                 prompts.append(text)
             if len(prompts) == count:
                 return prompts
@@ -211,11 +220,14 @@ def policy_prompts(settings: Settings, tokenizer: Any) -> tuple[list[str], list[
     Each once, those of at most `ppo.max_prompt_tokens` tokens, shuffled; of the test split the
     first `ppo.eval_prompts`, and none of these among the former.
     """
+    from helpers.engine.tokens import encode_prompts  # loads torch
+
     def of(split: str) -> list[str]:
-        unique = list(dict.fromkeys(r["prompt"] for r in load_demonstrations(settings, split)))
-        lengths = [len(ids) for ids in tokenizer(unique)["input_ids"]]
-        kept = [p for p, n in zip(unique, lengths, strict=True)
-                if 0 < n <= settings.ppo.max_prompt_tokens]
+        prompts = dict.fromkeys(r["prompt"] for r in load_demonstrations(settings, split))
+        unique = [prompt for prompt in prompts if prompt]
+        encoded = encode_prompts(tokenizer, unique) if unique else []
+        kept = [p for p, ids in zip(unique, encoded, strict=True)
+                if len(ids) <= settings.ppo.max_prompt_tokens]
         Random(0).shuffle(kept)
         return kept
 
@@ -232,17 +244,23 @@ def _load(settings: Settings, kind: str, split: str, convert: Callable[[Row], An
         raise UserError(f"data.{kind}: only the embedded world has the split {OOD!r}.")
     if split not in (*SPLITS, OOD):
         raise UserError(f"split {split!r} is not known; choose one of {', '.join(SPLITS)}, {OOD}.")
-    path, own = location(settings, kind, split)
-    if path is not None:
-        paths, name, salt = [path], path.name, ""
+    source = source_of(settings, kind) or ""
+    paths, own = location(settings, kind, split)
+    if paths is not None:
+        name, salt = paths[0].name if len(paths) == 1 else source, ""
     else:
-        source = source_of(settings, kind) or ""
         paths, name, own = _hub_files(source, split, f"data.{kind}")
         salt = (hub.parse(source) or hub.HubId(source, None, None, None)).repo
     stamps = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
     rows = _converted(stamps, convert, kind, name)
     if own is not None:
-        rows = [r for r in rows if _carved_split(r, own, salt) == split]
+        count = len(rows)
+        rows = [r for r in rows if carved_split(r, own, salt) == split]
+        if not rows:
+            raise UserError(
+                f"data.{kind}: of the {count} rows of {name} none falls into the split {split} "
+                f"(by its prompt, one in {100 // TEST_PERCENT} goes to each held-out split); give "
+                f"more rows, or a folder with a {split} file of its own.")
     if not embedded and kind != "reviews":  # the embedded rows were written in a random order
         rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     return [dict(r) if isinstance(r, dict) else r for r in rows]
@@ -253,8 +271,10 @@ def _converted(
     stamps: tuple[tuple[Path, int, int], ...], convert: Callable[[Row], Any], kind: str, name: str
 ) -> tuple:
     """The rows of files, kept for as long as their time and size stay (the last 16 sets)."""
-    return tuple(convert_rows(
-        (row for path, *_ in stamps for row in read_rows(path)), convert, kind, name))
+    paths = [path for path, *_ in stamps]
+    names = [""] if len(paths) == 1 else names_of_parts(paths)
+    parts = zip(names, map(read_rows, paths), strict=True)
+    return tuple(convert_rows(parts, convert, kind, name))
 
 
 def forget() -> None:
@@ -267,7 +287,7 @@ def _hub_files(source: str, split: str, what: str) -> tuple[list[Path], str, set
     return hub.dataset_files(source, split, what)
 
 
-def _carved_split(row: Row | str, own: Iterable[str], salt: str = "") -> str:
+def carved_split(row: Row | str, own: Iterable[str], salt: str = "") -> str:
     """Which split a training row falls into; by its prompt, so no prompt lies on both sides.
 
     Another `salt` draws anew: the rows of one split, written to a file, have all splits again.

@@ -308,9 +308,11 @@ def bits_per_byte(
     """
     import torch
 
+    from helpers.engine.tokens import text_ids
+
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     limit = min(max_length or 10**9, getattr(model.config, "max_position_embeddings", 1024) or 1024)
-    rows = [tokenizer.encode(t, add_special_tokens=False)[: limit - 1] for t in texts if t]
+    rows = [ids[: limit - 1] for ids in text_ids(tokenizer, [t for t in texts if t])]
     if not rows:
         raise UserError("no text to measure: every text is empty.")
     model.eval()

@@ -3,40 +3,78 @@
 The store is one file of JSON lines that only ever grows. A row is written under a lock and is on
 the disk before `append` returns, so several people, or several processes, may share a store, and a
 killed one loses nothing that it was told is saved. What a person takes back is taken back by a
-further row, not by deleting one.
+further row, and what is corrected is superseded by one; no row is ever deleted. Where the file
+system has no locks nothing is written, as two writers could overwrite each other there; reading a
+store never writes, and needs no lock.
 
 A row holds `id, time, annotator, source` ("human" or "simulated"), `task, prompt`, and either
 
 * `response, model, ratings`: ratings maps each dimension to a whole number from 1 to 5, or
 * `response_a, response_b, model_a, model_b, preference`: "a", "b" or "tie", as they were shown, or
 * `retracts`: the id of an earlier row of the same annotator.
+
+A row with `supersedes` stands in the place of the row of that id by the same annotator.
+`engine/rating_rows.py` has the rules for values and for what makes two rows the same.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import uuid
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from helpers.engine import annotation_tools
+from helpers.engine.rating_rows import (
+    PREFERENCES,
+    READ_AS_MISSING,
+    SOURCES,
+    TEXTS,
+    Book,
+    Row,
+    agrees,
+    flatten,
+    item_of,
+    shown,
+    stable_id,
+    unflatten,
+    validate_row,
+    without_doubles,
+)
+from helpers.engine.tables import read_rows
 from helpers.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+__all__ = ["DIMENSIONS", "PREFERENCES", "SOURCES", "RatingStore", "Row", "agreement",
+           "average_ratings", "bradley_terry", "comparisons_of", "preference_row",
+           "preferences_to_pairs", "rating_matrix", "rating_row", "ratings_to_pairs",
+           "validate_row"]
 DIMENSIONS = ("coherence", "creativity", "relevance", "fluency")
-SOURCES = ("human", "simulated")
-PREFERENCES = ("a", "b", "tie")
-Row = dict[str, Any]
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+REASONS = {
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "you may not write there",
+    errno.EPERM: "you may not write there",
+    errno.ENOTDIR: "a folder of its path is a file",
+    errno.EEXIST: "a folder of its path is a file",
+    errno.EISDIR: "it is a folder",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is used up",
+    **dict.fromkeys(NO_LOCKS, "the file system has no locks, without which two writers could "
+                              "overwrite each other"),
+}
 
 
 # ---------------------------------------------------------------------------------------- rows
@@ -80,46 +118,6 @@ def _stamp(annotator: str, source: str, task: str, prompt: str) -> Row:
             "annotator": annotator, "source": source, "task": task, "prompt": prompt}
 
 
-def validate_row(row: Any, where: str = "row", dimensions: Sequence[str] | None = None) -> Row:
-    """Return the row when it fits the schema, otherwise raise a UserError that begins with `where`.
-
-    With `dimensions`, every rating must be of exactly these.
-    """
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
-    for name in ("time", "annotator", "source", "task"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise UserError(f"{where}: {name!r} must be a non-empty string, not {row.get(name)!r}.")
-    if row["source"] not in SOURCES:
-        raise UserError(f"{where}: 'source' is {row['source']!r}, must be 'human' or 'simulated'.")
-    if "retracts" in row:
-        if not isinstance(row["retracts"], str):
-            raise UserError(f"{where}: 'retracts' must be the id of a row.")
-        return row
-    texts = ["prompt"] + (["response"] if "ratings" in row else ["response_a", "response_b"])
-    for name in texts:
-        if not isinstance(row.get(name), str):
-            raise UserError(f"{where}: {name!r} must be a string, not {row.get(name)!r}.")
-    if "ratings" in row:
-        _validate_ratings(row["ratings"], where, dimensions)
-    elif row.get("preference") not in PREFERENCES:
-        raise UserError(f"{where}: needs 'ratings' (1 to 5 for each dimension) or a 'preference' "
-                        f"of 'a', 'b' or 'tie', not {row.get('preference')!r}.")
-    return row
-
-
-def _validate_ratings(ratings: Any, where: str, dimensions: Sequence[str] | None) -> None:
-    if not isinstance(ratings, dict) or not ratings:
-        raise UserError(f"{where}: 'ratings' must map each dimension to a number from 1 to 5.")
-    if dimensions is not None and set(ratings) != set(dimensions):
-        raise UserError(f"{where}: rated are {', '.join(map(str, ratings))}; wanted exactly "
-                        f"{', '.join(dimensions)}.")
-    for name, value in ratings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 5:
-            raise UserError(f"{where}: {name!r} is rated {value!r}, must be a whole number from "
-                            "1 to 5.")
-
-
 # --------------------------------------------------------------------------------------- store
 
 
@@ -128,7 +126,10 @@ class RatingStore:
 
     path: the JSON-lines file; made with its folder at the first `append`. dimensions: when given,
     every rating row must rate exactly these. `torn` lists the half-written lines found so far;
-    their bytes are kept in `<path>.torn`.
+    they do not count, and the next writer moves their bytes to `<path>.torn`.
+
+    Reading raises UserError that names file and row, or says why the file cannot be read. Writing
+    raises one that names the path, why nothing can be saved there, and what to do.
     """
 
     def __init__(self, path: str | Path, dimensions: Sequence[str] | None = None) -> None:
@@ -136,173 +137,338 @@ class RatingStore:
         self.dimensions = None if dimensions is None else tuple(dimensions)
         self.torn: list[bytes] = []
 
-    def _lock_file(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return open(self.path.with_name(self.path.name + ".lock"), "ab")
+    # What is written.
 
-    @contextmanager
-    def _locked(self):
-        import portalocker
+    def check_writable(self) -> None:
+        """Raise UserError where a rating could not be saved, before anybody has given one.
 
-        with self._lock_file() as lock:
-            portalocker.lock(lock, portalocker.LOCK_EX)
-            try:
-                yield
-            finally:
-                portalocker.unlock(lock)
+        Makes the store's folder and lock file, and no store.
+        """
+        with self._locked() as lock:
+            lock.write(b".")  # a full disk refuses it
+            os.fsync(lock.fileno())
+            lock.truncate(0)
+            if self.path.exists():
+                open(self.path, "ab").close()
 
     def append(self, row: Row) -> str:
         """Write one row; when this returns its id, the row is on the disk.
 
         Raises UserError when the row does not fit the schema; then nothing is written.
         """
+        row = validate_row(row, "new row", self.dimensions)
         row = {"id": uuid.uuid4().hex} | row
-        validate_row(row, "new row", self.dimensions)
-        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        with self._locked(), open(self.path, "ab") as file:
-            self._set_torn_line_aside()
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with self._locked():
+            self._write([row])
         return row["id"]
 
     def retract(self, row_id: str, annotator: str, source: str, task: str) -> str:
-        """Take a row back: it stays in the file and no longer counts."""
+        """Take a row back: it stays in the file and no longer counts.
+
+        With it goes what it superseded and what superseded it: the item is as if never rated. An
+        annotator can take back rows of the same annotator only.
+        """
         row = _stamp(annotator, source, task, "")
         return self.append(row | {"retracts": row_id})
 
-    def rows(self, **equal: str) -> list[Row]:
-        """All rows that count, in the order written; `equal` filters, e.g. task="responses".
+    def extend(self, rows: Iterable[Row], where: str = "new rows") -> int:
+        """Append rows that are not here yet; all are checked before any is written.
 
-        Raises UserError with file and row number at the first row that does not fit the schema.
+        A row whose id this annotator has here already is the same row: if it says the same, it is
+        here; if its verdict, task, source, model or a further field differs, it is a correction
+        and is appended as a new row that supersedes the old; another text under that id is an
+        error. A row without an id is the same as one by the same annotator of the same texts,
+        models, task and source, unless both have a time and the times differ; the rules are the
+        same then. What was taken back stays so, and a row that a correction superseded does not
+        come back. The same row twice among `rows` is stored once.
+
+        Returns the number of rows appended, and prints a line if that is not all of them.
         """
-        history = self.history()
-        retracted = {row["retracts"] for row in history if "retracts" in row}
-        return [row for row in history
-                if "retracts" not in row and row.get("id") not in retracted
-                and all(row.get(key) == value for key, value in equal.items())]
+        numbered = ((f"{where}, row {n}", row) for n, row in enumerate(rows, 1))
+        return self._take_in(numbered, where, say_always=False)
 
-    def history(self) -> list[Row]:
-        """Every row of the file, with what was retracted and the retractions."""
-        if not self.path.exists():
-            return []
+    def _take_in(self, rows: Iterable[tuple[str, Row]], where: str, say_always: bool) -> int:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        checked = []
+        for place, row in rows:
+            undated = isinstance(row, Mapping) and row.get("time") is None
+            row = {**row, "time": now} if undated else row
+            row = validate_row(row, place, self.dimensions)
+            if undated:
+                del row["time"]
+            checked.append((place, row))
+        counts: Counter[str] = Counter()
+        fresh = []
+        marked = list(without_doubles(checked))
+        with self._locked():
+            book = Book(self._parse(self._content(locked=True)))
+            for place, row, double in marked:
+                kind, new = ("twice", row) if double else self._place(book, place, row, now)
+                counts[kind] += 1
+                if kind in ("new", "correction"):
+                    fresh.append(new)
+                    book.add(new)
+            self._write(fresh)
+        if say_always or len(fresh) < len(marked) or counts["correction"]:
+            print(f"{where}: {_told(counts)}.")
+        return len(fresh)
+
+    def _place(self, book: Book, where: str, row: Row, now: str) -> tuple[str, Row]:
+        """What a row is to the rows that are here, and as what it is to be written."""
+        who = row["annotator"]
+        if "supersedes" in row:
+            row = {"id": stable_id(row, row["supersedes"])} | row
+        dated = {"time": now} | row
+        if "retracts" in row:
+            known = book.named(who, row["id"]) if "id" in row else [
+                r for r in book.rows if r["annotator"] == who and agrees(row, r)]
+            return ("there" if known else "new"), {"id": stable_id(row)} | dated
+        if "id" in row:
+            here = [r for r in book.named(who, row["id"]) if "retracts" not in r]
+            row |= {name: old[name] for old in here[:1] for name in TEXTS
+                    if row.get(name) == "" and old.get(name) in READ_AS_MISSING}
+            if here and not any(item_of(row) == item_of(r) for r in here):
+                raise UserError(f"{where}: the id {shown(row['id'])} of {who!r} belongs to another "
+                                f"text in {self.path}; give the row an id of its own, or none.")
+            if not here and (here := book.named(who, row.get("supersedes", ""))):
+                gone = book.retracted(who, here[0]["id"])
+                return ("retracted" if gone else "correction"), dated
+        else:
+            here = sorted(reversed(book.alike(row)), key=lambda r: (
+                book.retracted(who, r["id"]), not agrees(row, r)))
+            if here and book.retracted(who, here[0]["id"]) and not agrees(row, here[0]):
+                here = []
+        if not here:
+            return "new", {"id": stable_id(row)} | dated
+        if book.retracted(who, here[0]["id"]):
+            return "retracted", row
+        standing = book.standing(who, here[0]["id"])
+        family = [book.rows[n] for n in book.family(who, here[0]["id"])]
+        if any(agrees(row, r) for r in standing):
+            return "there", row
+        if any(agrees(row, r) for r in family):
+            return "outdated", row
+        old = standing[-1]
+        new = old | {k: v for k, v in row.items() if v != "" or k in TEXTS}
+        if any(new["time"] == r["time"] for r in family):
+            new["time"] = now  # the time of what it corrects, not its own
+        new |= {"id": stable_id(row, old["id"]), "supersedes": old["id"]}
+        return "correction", new
+
+    def _lock_file(self) -> Any:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return open(self.path.with_name(self.path.name + ".lock"), "ab", buffering=0)
+
+    @contextmanager
+    def _locked(self):
+        """The store to one writer; what the file system refuses becomes a sentence."""
+        import portalocker
+        from portalocker.exceptions import BaseLockException
+
         try:
-            with self._locked():
-                self._set_torn_line_aside()
-                content = self.path.read_bytes()
-        except PermissionError:  # somebody else's store: read it, and leave it as it is
-            content = self.path.read_bytes()
-        rows = []
-        for number, line in enumerate(content.split(b"\n")[:-1], 1):
-            where = f"{self.path}, row {number}"
+            with self._lock_file() as lock:
+                portalocker.lock(lock, portalocker.LOCK_EX)
+                try:
+                    yield lock
+                finally:
+                    with suppress(OSError, BaseLockException):  # closing the file lets go as well
+                        portalocker.unlock(lock)
+        except (OSError, BaseLockException) as error:
+            raise UserError(_no_saving(self.path, error)) from error
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        """Append rows, all or none; the store must be locked."""
+        if not rows:
+            return
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        rest = memoryview(lines.encode("utf-8"))
+        with open(self.path, "ab", buffering=0) as file:
+            self._set_torn_line_aside()
+            size = file.seek(0, os.SEEK_END)
             try:
-                row = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                raise UserError(f"{where}: not a JSON object in UTF-8 ({error}).") from None
-            rows.append(validate_row(row, where, self.dimensions))
-        return rows
+                while rest:
+                    rest = rest[file.write(rest):]
+                os.fsync(file.fileno())
+            except BaseException:  # what is not acknowledged must not be there after all
+                with suppress(OSError):
+                    file.truncate(size)
+                raise
 
     def _set_torn_line_aside(self) -> None:
         """Move what a killed writer left after the last line break to `<path>.torn`."""
-        if not self.path.exists():
-            return
         with open(self.path, "rb+") as file:
             size = file.seek(0, os.SEEK_END)
-            if size == 0:
-                return
-            file.seek(size - 1)
-            if file.read(1) == b"\n":
-                return
             start, block = size, b""
             while start and b"\n" not in block:
                 start = max(0, start - 65536)
                 file.seek(start)
                 block = file.read(size - start)
             tail = block.rsplit(b"\n", 1)[-1]
-            with open(self.path.with_name(self.path.name + ".torn"), "ab") as aside:
-                aside.write(tail + b"\n")
-                aside.flush()
-                os.fsync(aside.fileno())
-            file.truncate(size - len(tail))
+            if not tail:
+                return
+            if _is_whole(tail):  # an editor took the last line break away
+                file.write(b"\n")
+            else:
+                with open(self.path.with_name(self.path.name + ".torn"), "ab") as aside:
+                    aside.write(tail + b"\n")
+                    aside.flush()
+                    os.fsync(aside.fileno())
+                file.truncate(size - len(tail))
+                self._tell_torn(tail)
             file.flush()
             os.fsync(file.fileno())
-        self.torn.append(tail)
-        warnings.warn(f"{self.path}: the last line was cut short by a writer that ended while "
-                      f"writing; its {len(tail)} bytes were moved to {self.path.name}.torn and "
-                      "were never acknowledged.", stacklevel=3)
+
+    def _tell_torn(self, tail: bytes) -> None:
+        if tail not in self.torn:
+            self.torn.append(tail)
+            warnings.warn(
+                f"{self.path}: the last line was cut short by a writer that ended while writing; "
+                f"its {len(tail)} bytes were never acknowledged and do not count (the next rating "
+                f"that is saved moves them to {self.path.name}.torn).", stacklevel=4)
+
+    # What is read.
+
+    def rows(self, **equal: str) -> list[Row]:
+        """All rows that count, in the order written; `equal` filters, e.g. task="responses".
+
+        Raises UserError with file and row number at the first row that does not fit the schema.
+        """
+        return [row for row in Book(self.history()).counting()
+                if all(row.get(key) == value for key, value in equal.items())]
+
+    def history(self) -> list[Row]:
+        """Every row of the file, with what was retracted or superseded, and the retractions."""
+        return self._parse(self._content())
+
+    def _parse(self, content: bytes) -> list[Row]:
+        lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        if lines[-1] and not _is_whole(lines[-1]):
+            self._tell_torn(lines.pop())
+        rows = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{self.path}, row {number}"
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{where}: not a JSON object in UTF-8 ({error}); mend the line, or "
+                                "take it out.") from None
+            row = validate_row(row, where, self.dimensions)
+            rows.append(row if "id" in row else row | {"id": stable_id(row)})
+        return rows
+
+    def _content(self, locked: bool = False) -> bytes:
+        """The bytes of the file, empty where there is none; between writers where locks exist."""
+        import portalocker
+        from portalocker.exceptions import BaseLockException
+
+        with ExitStack() as stack:
+            with suppress(OSError, BaseLockException, ImportError):
+                if not locked:
+                    lock = open(self.path.with_name(self.path.name + ".lock"), "rb")
+                    stack.enter_context(lock)
+                    portalocker.lock(lock, portalocker.LOCK_SH)
+            try:
+                return self.path.read_bytes()
+            except FileNotFoundError:
+                return b""
+            except OSError as error:
+                reason = "you may not read it" if error.errno in (errno.EACCES, errno.EPERM) else \
+                    REASONS.get(error.errno or 0, error.strerror)
+                raise UserError(f"{self.path}: the store cannot be read, as {reason}; give the "
+                                "path of a file of JSON lines that you may read.") from error
+
+    # Tables there and back.
 
     def to_csv(self, path: str | Path) -> int:
-        """Write the rows that count to a CSV file, ratings as columns `rating.<dimension>`."""
-        flat = [_flatten(row) for row in self.rows()]
+        """Write the rows that count to a CSV file, ratings as columns `rating.<dimension>`.
+
+        The file may be edited and given to `add_csv` again. Prints a line where a text would not
+        survive pandas' `read_csv` as it is called by default ("None", "NA" and the like).
+        """
+        flat = [{k: json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v
+                 for k, v in flatten(row).items()} for row in self.rows()]
         columns = list(dict.fromkeys(key for row in flat for key in row))
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(flat)
+        try:
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows(flat)
+        except OSError as error:
+            raise UserError(_no_saving(Path(path), error)) from error
+        missing = [v for row in flat for k, v in row.items() if k in TEXTS and v in READ_AS_MISSING]
+        if missing:
+            print(f"{path}: {len(missing)} texts, such as {missing[0]!r}, are read as missing by "
+                  "pandas.read_csv unless it is given keep_default_na=False.")
         return len(flat)
 
-    def add_csv(self, path: str | Path) -> int:
-        """Append the rows of a CSV file as `to_csv` writes it; all are checked before any is."""
-        try:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                flat = list(csv.DictReader(file))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-        rows = [_unflatten(row, f"{path}, row {n}") for n, row in enumerate(flat, 1)]
-        return self.extend(rows, str(path))
+    def add_csv(self, path: str | Path, fields: Mapping[str, str] | None = None) -> int:
+        """Append the rows of a table file, of any ending that `engine.tables.read_rows` knows.
+
+        That is a table as `to_csv` writes it, the file of another store, or what Label Studio or
+        Argilla exported (`engine.annotation_tools`; `fields` maps our names to the columns of
+        such a file where they cannot be told). All rows are checked before any is written; what
+        is the same as a row that is here, and what a correction, is said at `extend`. A row
+        without `time` gets that of the import.
+
+        Returns the number of rows appended and prints a line on the others. Raises UserError with
+        file, row and reason; then nothing is written.
+        """
+        return self._add_table(read_rows(Path(path)), str(path), fields)
 
     def to_dataset(self) -> Dataset:
         """The rows that count as a `datasets.Dataset`, columns as in `to_csv`."""
         from datasets import Dataset
 
-        flat = [_flatten(row) for row in self.rows()]
+        flat = [flatten(row) for row in self.rows()]
         columns = list(dict.fromkeys(key for row in flat for key in row))
         return Dataset.from_dict({c: [row.get(c) for row in flat] for c in columns})
 
-    def add_dataset(self, dataset: Dataset) -> int:
-        """Append the rows of a dataset as `to_dataset` makes it; all are checked before any is."""
-        rows = [_unflatten(cast(Row, row), f"dataset, row {n}") for n, row in enumerate(dataset, 1)]
-        return self.extend(rows, "dataset")
+    def add_dataset(self, dataset: Dataset, fields: Mapping[str, str] | None = None) -> int:
+        """Append the rows of a dataset, by the rules of `add_csv`."""
+        return self._add_table(list(dataset), "dataset", fields)
 
-    def extend(self, rows: Iterable[Row], where: str = "new rows") -> int:
-        """Append rows whose ids are not here yet; all are checked before any is written."""
-        rows = list(rows)
-        for number, row in enumerate(rows, 1):
-            validate_row(row, f"{where}, row {number}", self.dimensions)
-        known = {row.get("id") for row in self.history()}
-        fresh = [row for row in rows if row.get("id") is None or row["id"] not in known]
-        for row in fresh:
-            self.append(row)
-        return len(fresh)
-
-
-def _flatten(row: Row) -> Row:
-    flat = {key: value for key, value in row.items() if key != "ratings"}
-    return flat | {f"rating.{k}": v for k, v in row.get("ratings", {}).items()}
-
-
-def _unflatten(flat: Mapping[str, Any], where: str) -> Row:
-    row: Row = {}
-    ratings: dict[str, int] = {}
-    comparison = bool(flat.get("preference"))
-    for key, value in flat.items():
-        if key is None:
-            raise UserError(f"{where}: has more fields than the header has columns.")
-        if key.startswith("rating."):
-            if value not in (None, ""):
-                try:
-                    ratings[key.removeprefix("rating.")] = int(value)
-                except ValueError:
-                    raise UserError(f"{where}: {key} is {value!r}, must be a whole number from "
-                                    "1 to 5.") from None
-        elif key in ("response", "model") and comparison:
-            continue
-        elif key in ("response_a", "response_b", "model_a", "model_b", "preference") \
-                and not comparison:
-            continue
+    def _add_table(self, table: Sequence[Any], where: str, fields: Mapping[str, str] | None) -> int:
+        if annotation_tools.recognise(table) or fields:
+            found = [(f"{where}, row {n}", row)
+                     for n, row in annotation_tools.numbered_rows(table, where, fields)]
         else:
-            row[key] = "" if value is None else value
-    return row | ({} if comparison else {"ratings": ratings})
+            places = ((f"{where}, row {n}", flat) for n, flat in enumerate(table, 1))
+            found = [(place, row) for place, flat in places
+                     if (row := unflatten(flat, place)) is not None]
+        return self._take_in(found, where, say_always=True)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line.decode("utf-8")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _no_saving(path: Path, error: BaseException) -> str:
+    """Why nothing can be saved at a path, and what to do."""
+    cause = next((e for e in (error, error.__cause__, *error.args) if isinstance(e, OSError)), None)
+    number = cause.errno if cause else errno.ENOLCK  # a lock's error without a cause
+    reason = REASONS.get(number or 0, cause.strerror if cause else "") or str(error)
+    remedy = "free some space and save again" if number in (errno.ENOSPC, errno.EDQUOT) else \
+        "give the path of a file in a folder on a local disk that you may write to"
+    return f"{path}: nothing can be saved here, as {reason}; {remedy}."
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    say = {
+        "new": "new",
+        "correction": "corrected" + " (the old row stays in the history)" * bool(
+            counts.get("correction")),
+        "there": "already there",
+        "twice": "twice among these",
+        "outdated": "already there and corrected since (the correction stands)",
+        "retracted": "taken back since and left out (a new id would add them again)",
+    }
+    return ", ".join(f"{counts.get(kind, 0)} {text}" for kind, text in say.items()
+                     if kind in ("new", "correction", "there") or counts.get(kind))
 
 
 # ------------------------------------------------------------------------------- what rows say

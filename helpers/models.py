@@ -5,8 +5,10 @@ A model comes from the embedded world, from a folder, from the hub, or from scra
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,23 +19,28 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from helpers import scratch
-from helpers.engine import hub
+from helpers.engine import folders, hub
 from helpers.engine.adapters import in_four_bits
 from helpers.engine.artifacts import stage_info
 from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
 from helpers.engine.hub import patiently
 from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
 from helpers.engine.scale import scale_from_metrics, scale_of
+from helpers.engine.tokens import bos_in_front
 from helpers.errors import UserError
 from helpers.paths import DATA
 from helpers.profiles import Settings
 
 EMBEDDED = DATA / "models"
+NOT_SAMPLING = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
+                "use_cache", "return_dict_in_generate", "transformers_version"}
 
 
 def load_base(
@@ -75,7 +82,8 @@ def load_stage(
                         f"course.require('{stage}', settings) first.")
     if stage not in ("reward_model", "classifier"):
         return load_causal(folder, settings, trains=trains)
-    model, tokenizer = load_scorer(folder, settings, trains=trains)
+    labels = 1 if stage == "reward_model" else 2
+    model, tokenizer = load_scorer(folder, settings, trains=trains, labels=labels)
     if stage == "reward_model":
         scale_from_metrics(model, (stage_info(stage, settings) or {}).get("metrics", {}))
         scale_of(model).max_length = settings.reward.max_length
@@ -84,7 +92,7 @@ def load_stage(
 
 def load_classifier(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The sentiment classifier (label 1 is positive) with its own tokenizer."""
-    return load_scorer(scratch.require_base("classifier", settings), settings)
+    return load_scorer(scratch.require_base("classifier", settings), settings, labels=2)
 
 
 def base_source(settings: Settings) -> str:
@@ -105,7 +113,7 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
 
 def _short_name(source: str | Path) -> str:
     """The last part of a folder, or of a hub id without its revision."""
-    found = None if Path(source).exists() else hub.parse(str(source))
+    found = None if os.path.exists(source) else hub.parse(str(source))
     return Path(found.repo if found else source).name
 
 
@@ -130,11 +138,26 @@ def load_causal(
     float32 on frozen weights (`models.lora`) that may be in four bits (`models.quantised`), and
     checkpointing. With its adapters switched off it is the model that was loaded. Otherwise it is
     to be read only, and its weights are of `place.dtype`.
+
+    It samples from its own probabilities: of the settings that it brings for sampling (penalties,
+    top-k, beams, forbidden words and the rest), only the ids that begin, end and pad a text are
+    kept, and saved with it. The others are `model.sampling_set_aside`, a dictionary.
+
+    Rows of the embedding beyond the tokenizer's last id, with which many vocabularies are rounded
+    up, are cut off: no text has such a token, and none can be sampled or has a probability.
+
+    Raises:
+        UserError: the folder or hub id is not to be had, or damaged, or holds something else.
     """
-    with _clear_errors("language model", source):
-        tokenizer = load_tokenizer(source)
+    what = "language model"
+    with _clear_errors(what, source):
+        folders.check(source, what)
+        tokenizer = _tokenizer(source, what)
         model = _pretrained(AutoModelForCausalLM, source, settings, "policy" if trains else None)
-    prepare_tokenizer(tokenizer, model)
+        folders.check_fit(tokenizer, model.get_input_embeddings().num_embeddings, what, source)
+        prepare_tokenizer(tokenizer, model)
+        _cut_rows(model, tokenizer)
+        _tell(_own_sampling(model, tokenizer, source), tokenizer)
     model = _placed(model, settings)
     return (_to_train(model, settings) if trains else model), tokenizer
 
@@ -142,23 +165,45 @@ def load_causal(
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """A language model's tokenizer alone, prepared as with its model."""
     with _clear_errors("tokenizer", source):
-        name, options = hub.pretrained(source)
-        tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
+        folders.check(source, "tokenizer", weights=False)
+        tokenizer = _tokenizer(source, "tokenizer")
     prepare_tokenizer(tokenizer, None)
     return tokenizer
 
 
-def load_scorer(
-    source: str | Path, settings: Settings, *, trains: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A sequence classifier (reward model or sentiment classifier) and its tokenizer."""
-    with _clear_errors("classifier or reward model", source):
-        name, options = hub.pretrained(source)
+def _tokenizer(source: str | Path, what: str, ends: bool = True) -> PreTrainedTokenizerBase:
+    name, options = hub.pretrained(source)
+    with _clear_errors(what, source, "tokenizer.json and tokenizer_config.json make no tokenizer"):
         tokenizer = patiently(lambda: AutoTokenizer.from_pretrained(name, **options))
+    folders.check_words(tokenizer, what, source, ends)
+    return tokenizer
+
+
+def load_scorer(
+    source: str | Path, settings: Settings, *, trains: bool = False, labels: int | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence classifier (reward model or sentiment classifier) and its tokenizer.
+
+    `labels`: how many numbers it must give for a text, 1 for a reward model.
+
+    Raises:
+        UserError: the folder or hub id is not to be had, or damaged, or holds something else.
+    """
+    what = {1: "reward model", None: "classifier or reward model"}.get(labels, "classifier")
+    with _clear_errors(what, source):
+        folders.check(source, what)
+        tokenizer = _tokenizer(source, what, ends=labels == 1)
         if (Path(source) / "adapter_config.json").is_file():
             return _with_adapters(source, tokenizer, settings, trains).eval(), tokenizer
         auto = AutoModelForSequenceClassification
-        model = _pretrained(auto, source, settings, "reward" if trains else None)
+        model = _pretrained(auto, source, settings, "reward" if trains else None, what)
+        folders.check_fit(tokenizer, model.get_input_embeddings().num_embeddings, what, source)
+        if tokenizer.pad_token_id is None:
+            folders.refuse(what, source, "its tokenizer has no padding token", 'name it as '
+                           '"pad_token" in tokenizer_config.json')
+        if labels not in (None, model.config.num_labels):
+            folders.refuse(what, source, f"it gives {model.config.num_labels} numbers for a text, "
+                           f"and a {what} gives {labels}", f"give a folder or hub id of a {what}")
     if hasattr(model, "score"):
         model.score.float()  # what it multiplies is small: rewards keep their precision
     model = _placed(model, settings)
@@ -176,6 +221,7 @@ def _with_adapters(
     model = _reward_model(f"{config.base_model_name_or_path}{revision}", tokenizer, settings)
     model = PeftModel.from_pretrained(
         _ready_for_adapters(model), str(folder), is_trainable=trains)
+    folders.check_finite(model, "reward model", folder)
     return _placed(_checkpointed(model, settings) if trains else model, settings)
 
 
@@ -196,8 +242,9 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
 
 
 def _know_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        _add_rows(model, len(tokenizer))
+    needed = folders.highest(tokenizer.get_vocab().values())
+    if needed > model.get_input_embeddings().num_embeddings:
+        _add_rows(model, needed)
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -214,6 +261,58 @@ def _add_rows(model: PreTrainedModel, size: int) -> None:
         if layer is not None:
             weight = cast(torch.Tensor, layer.weight)
             weight[known:] = weight[:known].float().mean(0)
+
+
+def _cut_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take the rows that no token has off the embeddings; the logits of the others stay."""
+    needed = folders.highest(tokenizer.get_vocab().values())
+    if needed < cast(int, model.get_input_embeddings().num_embeddings):
+        model.resize_token_embeddings(needed, mean_resizing=False)
+
+
+def _own_sampling(
+    model: Any, tokenizer: PreTrainedTokenizerBase, source: str | Path
+) -> dict[str, Any]:
+    """Leave ids alone in the model's `generation_config`; returns what its source says besides.
+
+    `from_pretrained` was given an empty one, so that nothing of the file is at work before.
+    """
+    name, options = hub.pretrained(source)
+    options = {key: value for key, value in options.items() if key == "revision"}
+    stored: dict[str, Any] = model.config.to_dict()
+    for file in ("config.json", "generation_config.json"):  # old checkpoints have only the first
+        if path := cached_file(name, file, _raise_exceptions_for_missing_entries=False, **options):
+            stored |= json.loads(Path(path).read_text(encoding="utf-8"))
+    known = model.get_input_embeddings().num_embeddings
+    ends = stored.get("eos_token_id")
+    ends = [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
+    ends = list(dict.fromkeys(i for i in ends if isinstance(i, int) and 0 <= i < known))
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends if len(ends) > 1 else ends[0])
+    plain = GenerationConfig().to_dict()
+    model.sampling_set_aside = {
+        key: value for key, value in stored.items() if key in plain and value is not None
+        and not key.startswith(("_", "output_")) and key not in NOT_SAMPLING}
+    for key in model.sampling_set_aside.keys() & vars(model.config).keys():
+        delattr(model.config, key)
+    return model.sampling_set_aside
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text, flush=True)
+
+
+def _tell(set_aside: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    """What a reader should know of a model that was loaded, each once."""
+    bos = bos_in_front(tokenizer)
+    if bos is not None:
+        _say_once(f"Every text begins with {tokenizer.convert_ids_to_tokens(bos)!r}, as this "
+                  "model's tokenizer has it.")
+    if set_aside:
+        listed = ", ".join(f"{key}={value!r}"[:40] for key, value in list(set_aside.items())[:6])
+        _say_once(f"Sampling settings that this model brings are not used: {listed}.")
 
 
 def new_reward_model(
@@ -238,8 +337,37 @@ def new_reward_model(
     return _to_train(_placed(model, settings), settings, "SEQ_CLS")
 
 
+def with_new_head(
+    source: str | Path, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+    labels: Sequence[str], what: str
+) -> PreTrainedModel:
+    """A language model's backbone, float32, with a new head of one logit for each label.
+
+    Args:
+        what: "comparison model" or the like, for messages.
+
+    Raises:
+        UserError: the folder or hub id is not to be had, or damaged, or does not fit the tokenizer.
+    """
+    plain = settings.models.model_copy(update={"lora": False})
+    what = f"{what}'s backbone"
+    with _clear_errors(what, source):
+        return _backbone(str(source), tokenizer, settings.model_copy(update={"models": plain}),
+                         what, num_labels=len(labels), id2label=dict(enumerate(labels)),
+                         label2id={name: i for i, name in enumerate(labels)})
+
+
 def _reward_model(name: str, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Any:
-    model = _pretrained(AutoModelForSequenceClassification, name, settings, "reward", num_labels=1)
+    return _backbone(name, tokenizer, settings, "reward model's backbone", num_labels=1)
+
+
+def _backbone(
+    name: str, tokenizer: PreTrainedTokenizerBase, settings: Settings, what: str, **head: Any
+) -> Any:
+    folders.check(name, what, tokenizer=False)
+    model = _pretrained(AutoModelForSequenceClassification, name, settings, "reward", what,
+                        new_head=True, **head)
+    folders.check_fit(tokenizer, model.get_input_embeddings().num_embeddings, what, name)
     _know_padding(model, tokenizer)
     return disable_dropout(model)
 
@@ -289,9 +417,10 @@ def _ready_for_adapters(model: Any) -> Any:
 
 
 def _pretrained(
-    auto: Any, source: str | Path, settings: Settings, trains: str | None, **options: Any
+    auto: Any, source: str | Path, settings: Settings, trains: str | None,
+    what: str = "language model", new_head: bool = False, **options: Any
 ) -> Any:
-    """Weights in the type they need: `trains` says what is trained, policy or reward, if any."""
+    """Weights in the type they need, all of them: `trains` says what is trained, if anything."""
     options["dtype"] = dtype(settings)
     if trains and not settings.models.lora:
         options["dtype"] = torch.float32
@@ -303,7 +432,13 @@ def _pretrained(
             bnb_4bit_compute_dtype=dtype(settings))
         options["device_map"] = {"": device(settings)}
     name, found = hub.pretrained(source)
-    model = patiently(lambda: auto.from_pretrained(name, **options, **found))
+    if auto is AutoModelForCausalLM:
+        options["generation_config"] = GenerationConfig()
+    with _clear_errors(what, source, "config.json and the weights make no model"):
+        model, info = patiently(lambda: auto.from_pretrained(
+            name, **options, **found, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True))  # they are named below
+    folders.check_tensors(model, info, what, source, new_head)
     model.hub_revision = found.get("revision")  # for whoever loads the same weights again by name
     return model
 
@@ -321,20 +456,29 @@ def _placed(model: Any, settings: Settings) -> Any:
 
 
 class _clear_errors:
-    """Turn the hub client's many errors into one sentence that says what to change."""
+    """Turn the many errors of loading into one sentence that says what to change.
 
-    def __init__(self, what: str, source: str | Path):
-        self.what, self.source = what, source
+    Their kinds cannot be listed: a damaged file meets whatever code comes upon it first.
+    """
+
+    def __init__(self, what: str, source: str | Path, damaged: str = ""):
+        self.what, self.source, self.damaged = what, source, damaged
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, OSError | ValueError) and not isinstance(error, UserError):
-            if not Path(self.source).exists() and hub.parse(str(self.source)):
+        ours = isinstance(error, UserError | MemoryError | torch.OutOfMemoryError)
+        if isinstance(error, Exception) and not ours:
+            if not os.path.exists(self.source) and hub.parse(str(self.source)):
                 raise UserError(f"the {self.what} {hub.refusal(error, self.source)}") from error
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise UserError(f"the {self.what} {self.source} could not be loaded ({first}); give a "
+            first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+            reason = first if isinstance(error, OSError | ValueError | ImportError) and first else (
+                f"{type(error).__name__}: {first}")
+            if self.damaged:
+                folders.refuse(self.what, self.source, f"{self.damaged} ({reason})",
+                               "mend what the brackets say, or " + folders.AGAIN)
+            raise UserError(f"the {self.what} {self.source} could not be loaded ({reason}); give a "
                             "folder made by the course or a hub id such as owner/name.") from error
 
 

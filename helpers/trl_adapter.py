@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from helpers.engine.adapters import has_adapters, in_four_bits
 from helpers.engine.kinds import RewardFn
 from helpers.engine.place import backbone, forget_precision, inner_model
 from helpers.engine.tokens import bos_in_front as bos_in_front  # handed on
-from helpers.engine.tokens import check_tokenizer, decode, encode_prompts
+from helpers.engine.tokens import check_tokenizer, decode, encode_prompts, read_as_text
 from helpers.errors import UserError
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -144,12 +145,21 @@ def pad_prompts(prompts: Sequence[str], tokenizer: Any, width: int) -> list[dict
 def new_value_model(policy: Any, pad_token_id: int) -> Any:
     """A separate value model: the policy's backbone, copied, under a score head of zeros.
 
-    It is float32, as all that trains is; the policy may not have adapters. With a head of zeros
-    every value starts at 0, so the first advantages are not distorted by a random critic.
+    It is float32, as all that trains is. With a head of zeros every value starts at 0, so the first
+    advantages are not distorted by a random critic.
+
+    Raises:
+        UserError: the policy has adapters or is in four bits. TRL reads the value model's backbone
+            by its name, which finds another module in a PEFT model.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
+    if has_adapters(policy) or in_four_bits(policy):
+        raise UserError(
+            "a value model for TRL is made of plain weights, and this policy has adapters or is in "
+            "four bits; give the reference, or the policy with its adapters merged "
+            "(helpers.engine.adapters.merged).")
     config = copy.deepcopy(policy.config)
     config.id2label, config.label2id = {0: "value"}, {"value": 0}
     config.pad_token_id = pad_token_id
@@ -167,7 +177,10 @@ def ready_for_trl(model: Any, tokenizer: Any, folder: str | Path | None = None) 
     """What TRL's trainers would take from elsewhere, answered before they are made; in place.
 
     - Sampling settings that a model brings in its `generation_config` (Qwen's repetition penalty)
-      would be at work in rollouts wherever TRL's own say nothing: they are removed.
+      would be at work in rollouts wherever TRL's own say nothing. `helpers.models` loads none; here
+      they are removed from any other model, and one token is left that ends a text.
+    - A trainer that tokenises prompts itself (`RLOOTrainer`) would take `<|endoftext|>` in one for
+      the end of a text: from now on `tokenizer` spells it out.
     - `PPOTrainer` has no precision of its own: that of an earlier trainer is forgotten.
     - `RLOOTrainer` loads its reference from where the model's config says that it came from. There
       it has no row for a padding token that was added since. With `folder` the model is saved there
@@ -180,6 +193,7 @@ def ready_for_trl(model: Any, tokenizer: Any, folder: str | Path | None = None) 
     inner.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id)
+    read_as_text(tokenizer)
     if folder is not None and inner is model:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -21,6 +21,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
+from helpers.engine.values import is_whole_text
 from helpers.errors import UserError
 from helpers.feedback import DIMENSIONS, RatingStore, Row, preference_row, rating_row
 
@@ -35,7 +36,8 @@ class FeedbackPanel(widgets.VBox):
     """What both panels share: the queue of items, progress, skip, undo, keys and status.
 
     `done` counts the items with a row, `queue` holds the numbers of those without, the first of
-    which is on show; `current` is that item or None at the end.
+    which is on show; `current` is that item or None at the end. Where the store cannot be written
+    `problem` says why: then so does the panel, and what would save is disabled.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class FeedbackPanel(widgets.VBox):
         self.written: list[tuple[int, str]] = []
         self._typed = ""
         self._busy = False
+        self.problem = _problem_of(store)
 
         self.progress = widgets.IntProgress(min=0, max=max(1, len(self.items)))
         self.count = widgets.HTML()
@@ -66,6 +69,8 @@ class FeedbackPanel(widgets.VBox):
             widgets.HBox([self.skip_button, self.undo_button, self.shortcuts]), self.status])
         self._resume()
         self._show()
+        if self.problem:
+            self._say("")
 
     # What a subclass fills in; `_press` obeys the first command among the keys and returns how
     # many of them it used up.
@@ -83,8 +88,9 @@ class FeedbackPanel(widgets.VBox):
         raise NotImplementedError
 
     def __repr__(self) -> str:
+        hint = self.problem or "run this notebook to see the panel"
         return (f"{type(self).__name__}: {self.done} of {len(self.items)} done, "
-                f"source: {self.source} (run this notebook to see the panel)")
+                f"source: {self.source} ({hint})")
 
     @property
     def current(self) -> Item | None:
@@ -115,7 +121,13 @@ class FeedbackPanel(widgets.VBox):
 
     def _resume(self) -> None:
         known = {}
-        for row in self.store.rows(task=self.task, annotator=self.annotator, source=self.source):
+        try:
+            rows = self.store.rows(task=self.task, annotator=self.annotator, source=self.source)
+        except UserError:
+            if not self.problem:
+                raise
+            rows = []  # neither to be read nor to be written; the panel says why
+        for row in rows:
             if (key := self._key_of_row(row)) is not None:
                 known[key] = row["id"]
         keys = [self._key_of(item) for item in self.items]
@@ -142,13 +154,19 @@ class FeedbackPanel(widgets.VBox):
 
     def _say(self, text: str) -> None:
         who = " · simulated annotator" if self.source == "simulated" else ""
-        self.status.value = html.escape(f"{text}{who}")
+        self.status.value = html.escape(f"{self.problem or text}{who}")
+
+    def _refuse(self) -> None:
+        """What is to be saved from code is not lost without a word."""
+        if self.problem:
+            raise UserError(self.problem)
 
     def _show(self) -> None:
         item = self.current
         self.progress.value = self.done
         self.count.value = html.escape(f"{self.done} of {len(self.items)} done")
-        self.undo_button.disabled = not self.written
+        self.undo_button.disabled = not self.written or bool(self.problem)
+        self.shortcuts.disabled = bool(self.problem)
         self.skip_button.disabled = len(self.queue) < 2
         self._busy = True
         try:
@@ -202,7 +220,11 @@ class RatingPanel(FeedbackPanel):
                          "1-5 for each, s, u")
 
     def rate(self, ratings: Mapping[str, int]) -> None:
-        """Set the values from code and save, through the callbacks a mouse would trigger."""
+        """Set the values from code and save, through the callbacks a mouse would trigger.
+
+        Raises UserError where the store cannot be written.
+        """
+        self._refuse()
         for name, value in ratings.items():
             self.toggles[name].value = value
         if not self.autosave:
@@ -255,9 +277,9 @@ class RatingPanel(FeedbackPanel):
         # otherwise clear what was pressed together with the old ratings.
         for toggle in self.toggles.values():
             toggle.value = None
-            toggle.disabled = item is None
+            toggle.disabled = item is None or bool(self.problem)
         # Never disabled for want of a value: somebody quick at the Tab key would pass over it.
-        self.save_button.disabled = item is None
+        self.save_button.disabled = item is None or bool(self.problem)
         _set_text(self.response, str(item["response"]) if item else "")
 
     def _key_of(self, item: Item) -> tuple[str, ...]:
@@ -300,7 +322,11 @@ class ComparisonPanel(FeedbackPanel):
         return first, second
 
     def choose(self, preference: str) -> None:
-        """Write the choice "a", "b" or "tie" for the pair on show."""
+        """Write the choice "a", "b" or "tie" for the pair on show.
+
+        Raises UserError where the store cannot be written.
+        """
+        self._refuse()
         item, shown = self.current, self.shown()
         if item is None or shown is None:
             self._say("Nothing left to compare.")
@@ -322,7 +348,7 @@ class ComparisonPanel(FeedbackPanel):
         for area, (text, _) in zip(self.texts.values(), pair, strict=True):
             _set_text(area, text)
         for button in self.buttons.values():
-            button.disabled = item is None
+            button.disabled = item is None or bool(self.problem)
 
     def _key_of(self, item: Item) -> tuple[str, ...]:
         return (str(item["prompt"]), *sorted((str(item["response_a"]), str(item["response_b"]))))
@@ -377,6 +403,19 @@ def _check_items(items: Sequence[Item], names: Sequence[str]) -> None:
         if missing := [name for name in names if name not in item]:
             raise UserError(f"Item {number} has no {missing[0]!r}: an item needs "
                             f"{', '.join(names)}.")
+        for name in names:
+            if not is_whole_text(str(item[name])):
+                raise UserError(f"Item {number}: {name!r} holds half of a character (a lone "
+                                "surrogate), which no file can hold; mend the text first.")
+
+
+def _problem_of(store: RatingStore) -> str:
+    """Why no rating could be saved, or "" where it can."""
+    try:
+        store.check_writable()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _text_area(description: str) -> widgets.Textarea:

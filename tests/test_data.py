@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support import byte_tokenizer, word_tokenizer
 
 from helpers import data
 from helpers.engine import rows as rows_module
@@ -115,10 +116,7 @@ def test_a_response_that_speaks_for_the_user_is_a_response(tmp_path):
     row = {"prompt": "Who is right?", "chosen": "Human: What do you mean?", "rejected": "I am."}
     whole = {"prompt": "Who?", "chosen": "\n\nHuman: Who?\n\nAssistant: You.",
              "rejected": "\n\nHuman: Who?\n\nAssistant: Me."}
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(json.dumps(r) for r in (row, whole)), encoding="utf-8")
-    found = [pair for split in data.SPLITS
-             for pair in data.load_pairs(settings_of(preferences=path), split)]
+    found = data.load_pairs(settings_of(preferences=write_all(tmp_path, [row, whole])), "test")
     assert {(pair["chosen"], pair["rejected"]) for pair in found} == {
         ("Human: What do you mean?", "I am."), ("You.", "Me.")}
 
@@ -266,7 +264,7 @@ def test_a_bad_review_is_named(tmp_path, row, words):
     (SCHEMAS["prompt"] | {"chosen": ""}, "row 2: 'chosen' is empty"),
     ({"chosen": hh("A?", "x"), "rejected": hh("B?", "y")}, "row 2: .* different prompts"),
     ({"chosen": "no turns", "rejected": "at all"}, "row 2: the text does not start with 'Human:'"),
-    ({"chosen": 3, "rejected": 4}, "row 2: 'chosen' must be a dialogue"),
+    ({"chosen": 3, "rejected": 4}, "row 2: 'chosen' is 3; it must be a dialogue"),
     (SCHEMAS["prompt"] | {"probability": 1.5}, "row 2: the probability is 1.5"),
     (SCHEMAS["prompt"] | {"score_chosen": "high", "score_rejected": 1},
      "row 2: the score_chosen is 'high'; it must be a number"),
@@ -323,8 +321,8 @@ def test_the_rows_of_a_process_are_read_once_and_no_caller_can_spoil_them(tmp_pa
 def test_wrong_columns_say_which_are_wanted(tmp_path):
     path = tmp_path / "reviews.csv"
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([["review", "sentiment"], ["Fine film", "positive"]])
-    with pytest.raises(UserError, match="columns review, sentiment; it must have text, label"):
+        csv.writer(file).writerows([["film", "stars"], ["Fine film", "5"]])
+    with pytest.raises(UserError, match="columns film, stars; it must have text, label; or"):
         data.load_reviews(settings_of(reviews=path), "train")
 
 
@@ -332,7 +330,7 @@ def test_wrong_columns_say_which_are_wanted(tmp_path):
     ("empty.jsonl", "", "is empty"),
     ("broken.jsonl", '{"text": "a", "label": 1}\n{"text": ', "row 2 is not valid JSON"),
     ("broken.parquet", "not parquet", "cannot be read"),
-    ("broken.jsonl.gz", "not gzip", "cannot be read"),
+    ("broken.jsonl.gz", "not gzip", "row 1 is not valid JSON"),
 ])
 def test_a_broken_file_is_one_sentence(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
@@ -348,6 +346,86 @@ def test_a_missing_file_or_train_split_says_what_to_give(tmp_path):
         data.load_reviews(settings_of(reviews=tmp_path), "train")
     with pytest.raises(UserError, match="data.root: the folder"):
         data.load_reviews(load_profile("embedded", {"data.root": str(tmp_path / "no")}), "test")
+
+
+def test_a_split_in_parts_is_read_whole_and_a_bad_row_is_named_in_its_part(tmp_path):
+    for number in range(2):
+        write_lines(tmp_path / f"train-{number:05}-of-00002.jsonl", [
+            {"text": f"Film {number}, {i}", "label": i % 2} for i in range(50)])
+    for name in ("val.jsonl", "test.JSONL"):
+        write_lines(tmp_path / name, [{"text": f"Another of {name}", "label": 1}])
+    settings = settings_of(reviews=tmp_path)
+    assert [len(data.load_reviews(settings, split)) for split in data.SPLITS] == [100, 1, 1]
+    first = sources.fingerprint(settings)
+    write_lines(tmp_path / "train-00001-of-00002.jsonl", [{"text": "Film", "label": 7}])
+    assert sources.fingerprint(settings) != first
+    with pytest.raises(UserError, match=r"train-00001-of-00002.jsonl, row 1: the label is 7"):
+        data.load_reviews(settings, "train")
+    (tmp_path / "train-00000-of-00002.jsonl").unlink()
+    with pytest.raises(UserError, match="holds 1 of the 2 parts of the split train; part 0"):
+        data.load_reviews(settings, "train")
+    write_lines(tmp_path / "train.jsonl", [{"text": "Film", "label": 1}])
+    with pytest.raises(UserError, match="train.jsonl and train-00001-of-00002.jsonl, of which"):
+        data.load_reviews(settings, "train")
+
+
+def test_the_share_of_rows_to_set_aside_is_one_of_the_whole_split(tmp_path, capsys):
+    pair = {"prompt": "Say yes", "chosen": "Yes.", "rejected": "No."}
+    equal = pair | {"rejected": "Yes."}
+    source = tmp_path / "pairs"
+    for number, rows in enumerate(([pair] * 900, [pair] * 90 + [equal] * 10, [])):
+        write_lines(source / f"train-{number:05}-of-00003.jsonl", rows)
+    write_lines(source / "validation.jsonl", [pair])
+    write_lines(source / "test.jsonl", [pair])
+    settings = settings_of(preferences=source)
+    assert len(data.load_pairs(settings, "train")) == 990
+    told = "".join(capsys.readouterr())
+    assert "10 of 1000 rows set aside" in told
+    assert "the first being train-00001-of-00003.jsonl, row 91: the two responses are eq" in told
+    write_lines(source / "train-00002-of-00003.jsonl", [equal] * 60)
+    with pytest.raises(UserError, match=r"pairs.*train-00001.*, row 91: .*\(70 of 1060 rows"):
+        data.load_pairs(settings, "train")
+
+
+def test_parts_of_one_name_are_told_apart_by_their_folders():
+    paths = [Path("hub/a/help/train.jsonl"), Path("hub/a/harm/train.jsonl")]
+    assert sources.names_of_parts([Path("a/train-0.csv"), Path("a/train-1.csv")]) == [
+        "train-0.csv", "train-1.csv"]
+    assert sources.names_of_parts(paths) == ["help/train.jsonl", "harm/train.jsonl"]
+    assert sources.names_of_parts([paths[0], Path("hub/b/help/train.jsonl")]) == [
+        "a/help/train.jsonl", "b/help/train.jsonl"]
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    ([SCHEMAS["prompt"]] * 10, "of the 10 rows of pairs.jsonl none falls into the split"),
+    ([SCHEMAS["winner"] | {"winner": "tie"}] * 100, "has no pairs left: all 100 are ties"),
+])
+def test_a_split_without_rows_says_so_with_the_count(tmp_path, rows, words):
+    settings = settings_of(preferences=write_lines(tmp_path / "pairs.jsonl", rows))
+    with pytest.raises(UserError, match=words):
+        for split in data.SPLITS:
+            data.load_pairs(settings, split)
+
+
+@pytest.mark.parametrize(("row", "words"), [
+    ({"chosen": hh("A?", "x") + "\n\nHuman: thanks", "rejected": hh("A?", "y")},
+     "row 1: the text ends with a human turn"),
+    ({"chosen": [{"role": "user", "content": None}, {"role": "assistant", "content": "x"}],
+      "rejected": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "y"}]},
+     "row 1: 'chosen', turn 1: its content is null"),
+    ({"chosen": [{"role": "user", "content": "A?"}, {"role": "narrator", "content": "x"}],
+      "rejected": "y"}, "the role 'narrator' is not known; use user"),
+    ({"prompt": "A?", "chosen": "half \ud83d", "rejected": "y"}, "'chosen' holds half a character"),
+    ({"prompt": 5, "chosen": "x", "rejected": "y"}, "row 1: 'prompt' is 5; it must be text"),
+    ({"prompt": "A?", "response_a": "x", "response_b": "y", "winner": 3}, "the winner is 3"),
+    ({"prompt": "A?", "chosen": "x", "rejected": "y", "topic": ["a"]}, "'topic' is .*a name"),
+    ({"instruction": "A?", "completions": [5, None]}, "a list of objects of response"),
+])
+def test_what_no_row_can_mean_is_one_sentence_with_its_row(tmp_path, row, words):
+    path = write_lines(tmp_path / "pairs.jsonl", [row])
+    with pytest.raises(UserError, match=words) as caught:
+        data.load_pairs(settings_of(preferences=path), "train")
+    assert "pairs.jsonl, row 1: " in str(caught.value) and "\n" not in str(caught.value)
 
 
 # --- real files
@@ -387,9 +465,8 @@ def test_a_policy_is_measured_on_prompts_it_was_not_trained_on(monkeypatch):
     monkeypatch.setattr(data, "load_demonstrations",
                         lambda settings, split: [{"prompt": p} for p in rows[split]])
 
-    def tokenizer(texts):
-        return {"input_ids": [text.split() for text in texts]}
-
+    tokenizer = word_tokenizer("a b c d e f g h long prompt of many words".split(),
+                               unk="<unk>", eos="<eos>", pad="<pad>")
     settings = load_profile("embedded", {"ppo.max_prompt_tokens": 3, "ppo.mini_batch_size": 64})
     train, test = data.policy_prompts(settings, tokenizer)
     assert sorted(train) == ["a", "a b"] and sorted(test) == ["c d", "e", "f g h"]
@@ -397,3 +474,16 @@ def test_a_policy_is_measured_on_prompts_it_was_not_trained_on(monkeypatch):
     few = load_profile("embedded", {"ppo.max_prompt_tokens": 3, "ppo.eval_prompts": 1})
     train, one = data.policy_prompts(few, tokenizer)
     assert one == test[:1] and not set(one) & set(train)
+
+
+def test_prompts_are_two_to_eight_tokens_of_long_reviews_and_encode_to_themselves():
+    tokenizer = byte_tokenizer()
+    long = "a good film about a bad day and the end of it all " * 6
+    reviews = [long, "a bad day", "the " + long, "caf\u00e9 " * 60]
+    prompts = data.cut_prompts(reviews, tokenizer, 30, seed=1)
+    sizes = [len(tokenizer.encode(p)) for p in prompts]
+    assert len(prompts) == 30 and min(sizes) >= 2 and max(sizes) <= 8 and len(set(sizes)) > 3
+    assert not any(p.startswith("a bad") for p in prompts)
+    assert prompts == data.cut_prompts(reviews, tokenizer, 30, seed=1)
+    with pytest.raises(UserError, match="longer than 200"):
+        data.cut_prompts(["short"], tokenizer, 1)

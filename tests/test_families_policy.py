@@ -8,11 +8,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_family
+from families import FAMILIES
 
 from helpers import evaluation, feedback_loop, models
 from helpers import trl_adapter as ta
-from helpers.engine.adapters import merged
+from helpers.engine.adapters import stored_as
+from helpers.errors import UserError
 from helpers.generation import sample
 from helpers.ppo_trainer import PPO, PPOConfig
 from helpers.profiles import load_profile
@@ -37,19 +38,6 @@ def pairwise(cells):
 def settings_for(way, folder, **more):
     return load_profile("embedded", {
         "device": "cpu", "mixed_precision": "none", "out": str(folder), **WAYS[way], **more})
-
-
-@pytest.fixture(scope="module", name="made")
-def made_fixture(tmp_path_factory):
-    """Folders of families, each made once."""
-    folders = {}
-
-    def made(name):
-        if name not in folders:
-            folders[name] = make_family(name, tmp_path_factory.mktemp(name))
-        return folders[name]
-
-    return made
 
 
 def share_of_letter(prompts, responses):
@@ -102,8 +90,7 @@ def test_our_ppo_trains_what_it_should_and_is_stored_whole(made, tmp_path, name,
     assert moved <= asked
     assert {n for n in asked - moved if not unmoved(n)} == set()
 
-    stored = merged(policy) if way != "full" else policy
-    stored.save_pretrained(tmp_path / "stored")
+    stored_as(policy).save_pretrained(tmp_path / "stored")
     tokenizer.save_pretrained(tmp_path / "stored")
     again, _ = models.load_causal(tmp_path / "stored", settings_for("full", tmp_path))
     parts = (rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.response_mask)
@@ -156,9 +143,10 @@ def test_sampling_settings_of_a_model_are_not_at_work(made, tmp_path, name):
         assert (ours.prompt_ids[torch.arange(len(first)), first] == tokenizer.bos_token_id).all()
 
 
-@pytest.mark.parametrize("name", ["qwen2", pytest.param("gemma2", marks=pytest.mark.slow),
-                                  pytest.param("mistral", marks=pytest.mark.slow)])
-def test_trls_ppo_starts_with_no_kl_and_ratio_one_whatever_the_model_says(made, tmp_path, name):
+@pytest.mark.parametrize(("name", "way"), pairwise(CELLS))
+def test_trls_ppo_starts_with_no_kl_and_trains_what_it_should(made, tmp_path, name, way):
+    """Whatever the model says about sampling; with adapters the reference is the policy without."""
+    settings = settings_for(way, tmp_path)
     with ta.quiet():
         from accelerate import Accelerator
         from datasets import Dataset
@@ -167,27 +155,80 @@ def test_trls_ppo_starts_with_no_kl_and_ratio_one_whatever_the_model_says(made, 
 
         ta.forget_precision()
         Accelerator(cpu=True, mixed_precision="bf16")  # an earlier trainer's
-        policy, tokenizer = models.load_causal(made(name), settings_for("full", tmp_path),
-                                               trains=True)
-        reference = models.freeze(copy.deepcopy(policy))
+        policy, tokenizer = models.load_causal(made(name), settings, trains=True)
+        reference = models.freeze(models.load_causal(made(name), settings)[0].float())
         ta.ready_for_trl(policy, tokenizer)
         width = 12
         reward = ta.TextReward(share_of_letter, tokenizer, width)
+        value = ta.new_value_model(reference, tokenizer.pad_token_id)
         args = TrlConfig(
             output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False,
             gradient_checkpointing=False, save_strategy="no", num_sample_generations=0,
-            disable_tqdm=True, total_episodes=8, per_device_train_batch_size=8, num_ppo_epochs=1,
+            disable_tqdm=True, total_episodes=16, per_device_train_batch_size=8, num_ppo_epochs=1,
             num_mini_batches=1, response_length=TOKENS, stop_token="eos", temperature=1.0,
             learning_rate=1e-3)
         trainer = PPOTrainer(
-            args=args, processing_class=tokenizer, model=policy, ref_model=reference,
-            reward_model=reward, train_dataset=Dataset.from_list(
-                ta.pad_prompts(PROMPTS, tokenizer, width)),
-            value_model=ta.new_value_model(reference, tokenizer.pad_token_id))
+            args=args, processing_class=tokenizer, model=policy,
+            ref_model=reference if way == "full" else None, reward_model=reward,
+            train_dataset=Dataset.from_list(ta.pad_prompts(PROMPTS, tokenizer, width)),
+            value_model=value)
+        before, values = tensors(policy), tensors(value)
+        asked = {n for n, p in policy.named_parameters() if p.requires_grad}
         row = ta.train_quietly(trainer)[0]
     assert trainer.accelerator.mixed_precision == "no"
     assert row["objective/kl"] == pytest.approx(0, abs=1e-5 * TOKENS)
     assert row["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert all("lora" in n for n in asked) == (way != "full")
+    moved = {n for n, p in policy.named_parameters() if not torch.equal(p, before[n])}
+    assert moved <= asked and {n for n in asked - moved if not unmoved(n)} == set()
+    assert any(not torch.equal(p, values[n]) for n, p in value.named_parameters())
+
+    stored_as(policy).save_pretrained(tmp_path / "stored")
+    tokenizer.save_pretrained(tmp_path / "stored")
+    again, _ = models.load_causal(tmp_path / "stored", settings_for("full", tmp_path))
+    rollout = sample(policy, tokenizer, PROMPTS, TOKENS, seed=3)
+    parts = (rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.response_mask)
+    ours, theirs = (evaluation.response_logprobs(m, *parts) for m in (policy, again))
+    assert torch.allclose(ours, theirs, atol=1e-3 if way == "nf4" else 1e-4)
+
+
+@pytest.mark.parametrize("way", ["lora", "nf4"])
+def test_a_value_model_of_adapters_is_refused(made, tmp_path, way):
+    """TRL reads the backbone by its name, and of a PEFT model that is something else."""
+    policy, tokenizer = models.load_causal(made("llama"), settings_for(way, tmp_path), trains=True)
+    with pytest.raises(UserError, match=r"value model .* plain weights.* give the reference"):
+        ta.new_value_model(policy, tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("way", ["lora", pytest.param("nf4", marks=pytest.mark.slow)])
+def test_rloo_trains_adapters_against_the_model_without_them(made, tmp_path, way):
+    policy, tokenizer = models.load_causal(made("qwen2"), settings_for(way, tmp_path), trains=True)
+    ta.ready_for_trl(policy, tokenizer, tmp_path / "policy")
+    asked = {n for n, p in policy.named_parameters() if p.requires_grad}
+    trainer = rloo(policy, tokenizer, tmp_path)  # which adds a copy of the adapters as reference
+    before = tensors(policy)
+    assert trainer.ref_model is None
+    row = ta.train_quietly(trainer)[0]
+    assert row["kl"] == pytest.approx(0, abs=1e-5)
+    moved = {n for n, p in policy.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and moved <= asked and all("lora" in n for n in moved)
+
+
+def rloo(policy, tokenizer, folder):
+    """One step of TRL's RLOO."""
+    with ta.quiet():
+        from datasets import Dataset
+        from trl import RLOOConfig, RLOOTrainer
+
+        args = RLOOConfig(
+            output_dir=str(folder), report_to="none", save_strategy="no", disable_tqdm=True,
+            use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1, max_steps=1,
+            per_device_train_batch_size=8, num_generations=4, max_completion_length=6,
+            dataloader_pin_memory=False, disable_dropout=True, beta=0.1)
+        return RLOOTrainer(
+            model=policy, reward_funcs=lambda completions, **_: share_of_letter([], completions),
+            args=args, processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"prompt": p} for p in PROMPTS]))
 
 
 def test_rloo_finds_its_reference_with_the_row_that_was_added_for_padding(
@@ -200,19 +241,7 @@ def test_rloo_finds_its_reference_with_the_row_that_was_added_for_padding(
     reference = copy.deepcopy(policy)
     policy.generation_config.repetition_penalty = 2.0
     ta.ready_for_trl(policy, tokenizer, tmp_path / "policy")
-    with ta.quiet():
-        from datasets import Dataset
-        from trl import RLOOConfig, RLOOTrainer
-
-        args = RLOOConfig(
-            output_dir=str(tmp_path), report_to="none", save_strategy="no", disable_tqdm=True,
-            use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1, max_steps=1,
-            per_device_train_batch_size=8, num_generations=4, max_completion_length=6,
-            dataloader_pin_memory=False, disable_dropout=True, beta=0.1)
-        trainer = RLOOTrainer(
-            model=policy, reward_funcs=lambda completions, **_: share_of_letter([], completions),
-            args=args, processing_class=tokenizer,
-            train_dataset=Dataset.from_list([{"prompt": p} for p in PROMPTS]))
+    trainer = rloo(policy, tokenizer, tmp_path)
     found = trainer.ref_model.state_dict()
     assert all(torch.equal(found[k], v) for k, v in reference.state_dict().items())
     row = ta.train_quietly(trainer)[0]

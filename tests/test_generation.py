@@ -226,12 +226,14 @@ def test_prompts_begin_as_the_tokenizer_begins_a_text(name):
     assert starts == (name in ("llama", "mistral", "gemma", "gemma2"))
 
 
-def test_a_prompt_whose_text_has_the_first_token_gets_no_second_one_and_no_end_is_put_behind_it():
+def test_a_prompt_that_spells_out_the_first_token_has_one_all_the_same_and_no_end_behind_it():
     from tokenizers import processors
 
     tokenizer = family_tokenizer("llama")
     plain = tokenizer("The cat", add_special_tokens=False)["input_ids"]
-    assert encode_prompts(tokenizer, ["<s>The cat"]) == [[tokenizer.bos_token_id, *plain]]
+    (spelt,) = encode_prompts(tokenizer, ["<s>The cat"])
+    assert spelt[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in spelt[1:]
+    assert tokenizer.decode(spelt, skip_special_tokens=True) == "<s>The cat"
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[
             ("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)])

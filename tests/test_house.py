@@ -14,13 +14,13 @@ HOUSE = ROOT / "helpers"
 # A room (a file at the door, or a folder) imports rooms of lower floors only. From the ground up.
 FLOORS = (
     ("errors", "paths"),
-    ("profiles", "ppo", "ppo_diagnostics", "feedback", "gridworld", "world"),
-    ("engine", "control", "widgets", "plots", "exercises"),
-    ("data", "generation", "sft"),
-    ("evaluation", "scratch"),
-    ("models", "course"),
+    ("profiles", "ppo", "ppo_diagnostics", "gridworld", "world"),
+    ("engine", "control", "plots", "exercises"),
+    ("data", "generation", "sft", "feedback"),
+    ("evaluation", "scratch", "widgets"),
+    ("models",),
     ("reward", "ppo_trainer"),
-    ("feedback_loop", "ppo_loop", "trl_adapter"),
+    ("feedback_loop", "ppo_loop", "trl_adapter", "course"),
 )
 MOST_AT_THE_DOOR = 26  # files and folders, `settings` counted, `__init__` and `__main__` not
 DYNAMIC = {"__init__.py", "course/__init__.py"}  # the only files that import by a computed name
@@ -260,3 +260,15 @@ def test_a_pair_takes_the_walk_that_the_readme_tells(tmp_path):
         sys.setprofile(None)
     first = [entered.index(stop) for stop in walk]
     assert first == sorted(first)
+
+
+def test_texts_become_tokens_in_one_place():
+    """A tokenizer that is called on texts itself takes what they spell out for special tokens."""
+    calls = [f"{path.relative_to(ROOT)}:{node.lineno}"
+             for folder in ("helpers", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+             if path != HOUSE / "engine" / "tokens.py"
+             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Call) and re.fullmatch(
+                 r"(.*\.)?tokenizer(\.(encode|__call__|batch_encode_plus))?",
+                 ast.unparse(node.func))]
+    assert not calls

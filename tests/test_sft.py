@@ -103,5 +103,6 @@ def test_a_text_begins_as_the_tokenizer_begins_it_once(family):
     assert (ids[0] == tokenizer.bos_token_id) == starts
     assert ids[:-1].count(tokenizer.bos_token_id) == int(starts)
     assert labels[0] == sft.IGNORED
-    if starts:  # a prompt that spells it out, as a chat template does, has it once as well
-        assert sft.encode_example(tokenizer, tokenizer.bos_token + prompt, answer)[0] == ids
+    if starts:  # a prompt that spells it out has it once as well
+        spelt, _ = sft.encode_example(tokenizer, tokenizer.bos_token + prompt, answer)
+        assert spelt.count(tokenizer.bos_token_id) == 1

@@ -1,11 +1,14 @@
 """The rating panels, driven from code through the callbacks that a mouse or a key would trigger."""
 
+import errno
+import json
 import os
 import subprocess
 import sys
 import warnings
 
 import ipywidgets
+import portalocker
 import pytest
 
 from helpers.errors import UserError
@@ -227,6 +230,80 @@ def test_an_image_is_shown_and_made_only_when_its_turn_comes(store):
     assert panel.picture.value == b"png" and panel.picture.layout.display == ""
     panel.rate(GOOD)
     assert panel.picture.layout.display == "none"
+
+
+def saving_controls(panel):
+    yield from (panel.undo_button, panel.shortcuts)
+    yield from [panel.save_button, *panel.toggles.values()] if hasattr(panel, "toggles") else \
+        panel.buttons.values()
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["read-only", "a folder"])
+def test_where_nothing_can_be_saved_the_panel_says_so_before_the_first_rating(
+        tmp_path, monkeypatch, reads):
+    path = tmp_path / "<ratings>.jsonl"
+    store = RatingStore(path)
+    if reads:
+        rate_responses(ITEMS, store).rate(GOOD)
+        compare_responses(PAIRS, store).choose("a")
+
+        def refuse(_):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(RatingStore, "_lock_file", refuse)
+    else:
+        path.mkdir()
+    for panel in (rate_responses(ITEMS, store), compare_responses(PAIRS, store)):
+        assert panel.done == (1 if reads else 0), "what is there is still read"
+        assert "&lt;ratings&gt;.jsonl: nothing can be saved here" in panel.status.value
+        assert ("read-only" if reads else "it is a folder") in panel.status.value
+        assert "nothing can be saved here" in repr(panel)
+        assert all(control.disabled for control in saving_controls(panel))
+        panel.skip()
+        assert "nothing can be saved here" in panel.status.value
+        with pytest.raises(UserError, match="nothing can be saved here"):
+            panel.rate(GOOD) if hasattr(panel, "rate") else panel.choose("a")
+    monkeypatch.undo()
+    for panel in (rate_responses(ITEMS, RatingStore(tmp_path / "good.jsonl")),
+                  compare_responses(PAIRS, RatingStore(tmp_path / "good.jsonl"))):
+        assert not any(c.disabled for c in saving_controls(panel) if c is not panel.undo_button)
+
+
+def test_a_place_that_stops_taking_ratings_is_told_at_the_save(store, monkeypatch):
+    panel = rate_responses(ITEMS, store)
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(portalocker, "lock", refuse)
+    panel.rate(GOOD)
+    assert panel.done == 0 and "Not saved" in panel.status.value
+    assert "has no locks" in panel.status.value
+
+
+def test_half_a_character_is_told_when_the_panel_is_built(store):
+    with pytest.raises(UserError, match="Item 2: 'response' holds half of a character"):
+        rate_responses([ITEMS[0], ITEMS[1] | {"response": "hi \ud83d"}], store)
+
+
+def test_undo_takes_back_a_rating_that_was_corrected_in_a_file(store):
+    panel = rate_responses(ITEMS, store)
+    panel.rate(GOOD)
+    [row] = store.rows()
+    store.extend([row | {"ratings": dict.fromkeys(GOOD, 1)}])
+    assert len(store.rows()) == 1 and rate_responses(ITEMS, store).done == 1
+    panel.undo_button.click()
+    assert store.rows() == [] and panel.done == 0 == rate_responses(ITEMS, store).done
+
+
+def test_a_row_without_an_id_in_the_file_can_be_taken_back(store):
+    panel = rate_responses(ITEMS, store)
+    panel.rate(GOOD)
+    row = {k: v for k, v in store.rows()[0].items() if k != "id"}
+    store.path.write_text(json.dumps(row) + "\n")
+    again = rate_responses(ITEMS, store)
+    again.undo_button.click()
+    assert store.rows() == [] and again.done == 0
 
 
 # --------------------------------------------------------------------------------- comparison

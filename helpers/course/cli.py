@@ -110,6 +110,15 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--profile", help="print its memory plan and downloads as well")
     doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                         help="override a setting of the profile; may be repeated")
+    check = command("check", "say what a file of rows is and how the course reads it")
+    check.add_argument("source", metavar="FILE", help="or a folder with train, … files")
+    check.add_argument("--kind", choices=("preferences", "reviews", "demonstrations", "ratings"),
+                       help="by the columns when it is not given")
+    check.add_argument("--tokenizer", metavar="MODEL",
+                       help="a folder or hub id whose tokens to count")
+    check.add_argument("--write", metavar="OUT", help="write the good rows to this file")
+    check.add_argument("--form", help="in which form: trl, trl-conversational, messages, hh, "
+                       "sharegpt, arena or choices")
     refresh = command("refresh", "execute notebooks and store their outputs in notebooks/")
     refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
     refresh.add_argument("--stored", action="store_true",
@@ -157,16 +166,26 @@ def _runner(arguments, phase, numbers, enforce) -> int:
 
 
 def _test(arguments) -> int:
-    return _pytest("not slow", arguments.rest)
+    return _pytest("not slow", "loadfile", arguments.rest)
 
 
 def _test_slow(arguments) -> int:
-    return _pytest("slow", arguments.rest)
+    return _pytest("slow", "load", arguments.rest)
 
 
-def _pytest(marked: str, rest: list[str]) -> int:
-    """Run pytest on the tests so marked; one limit for all of it ends what hangs."""
-    process = subprocess.Popen(**_call("-m", "pytest", "-m", marked, *rest))
+def _pytest(marked: str, share: str, rest: list[str]) -> int:
+    """Run pytest on the tests so marked; one limit for all of it ends what hangs.
+
+    The whole of them is shared among worker processes by pytest-xdist: by file (`loadfile`), since
+    the tests of a file use what it has made once, or one by one (`load`). What names tests, or is
+    to be seen or held while it runs, is left to one process.
+    """
+    call = _call("-m", "pytest", "-m", marked, *rest)
+    whole = all(word.startswith("-") for word in rest) and not {"-n", "-s", "--pdb"} & {*rest}
+    if whole and (side_by_side := workers()) > 1:
+        call["args"] += ["-n", str(side_by_side), "--dist", share]
+        call["env"].setdefault("OMP_NUM_THREADS", "1")  # the workers are the threads
+    process = subprocess.Popen(**call)
     try:
         return process.wait(60 * TEST_MINUTES)
     except subprocess.TimeoutExpired:
@@ -242,6 +261,21 @@ def _doctor(arguments) -> int:
         print(f"MISSING  {error.name}: the profile can be looked at once the packages above are "
               "installed.")
         return 1
+
+
+def workers() -> int:
+    """Processes that tests can be shared among: one a core, each with 3 GB; four at most."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, psutil.virtual_memory().available // (3 * 10**9), 4))
+
+
+def _check(arguments) -> int:
+    from helpers.course import check
+
+    return check.check(arguments.source, arguments.kind, arguments.tokenizer, arguments.write,
+                       arguments.form)
 
 
 def _results(arguments) -> int:

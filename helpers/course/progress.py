@@ -24,7 +24,8 @@ class Bar:
     def __init__(self, stem: str, expected: float | None = None) -> None:
         from tqdm import tqdm
 
-        screen = sys.stderr.isatty() or "ipykernel" in sys.modules
+        ipython = sys.modules.get("IPython")  # loaded beside a kernel's client too
+        screen = sys.stderr.isatty() or (ipython is not None and ipython.get_ipython() is not None)
         self.every = 1.0 if screen else 30.0
         about = f" of about {clock(expected)}" if expected else ""
         self.bar = tqdm(

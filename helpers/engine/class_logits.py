@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from helpers.engine.tokens import encode_whole, pad
+
 
 def class_logits(
     classifier: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 128
@@ -21,10 +23,10 @@ def class_logits(
     with torch.no_grad():
         for i in range(0, len(texts), batch_size):
             rows = order[i : i + batch_size]
-            batch = tokenizer([texts[j] for j in rows], padding=True, truncation=True,
-                              max_length=limit, return_tensors="pt")
-            batch.pop("token_type_ids", None)
-            out[rows] = classifier(**batch.to(device)).logits.float().cpu().numpy()
+            ids = encode_whole(tokenizer, [texts[j] for j in rows], limit)
+            batch = pad(ids, tokenizer.pad_token_id, tokenizer.padding_side)
+            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            out[rows] = classifier(**inputs).logits.float().cpu().numpy()
     return out
 
 

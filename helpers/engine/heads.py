@@ -47,13 +47,14 @@ def float32_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     nat apart: with logits rounded there, the ratio of PPO is noise.
     """
     inner = inner_model(model)
-    layer = inner.get_output_embeddings()
+    layer = inner.get_output_embeddings() or inner.get_input_embeddings()
     with torch.autocast(hidden.device.type, enabled=False):
         if layer.weight.dtype == torch.float32:
             return next_logits(model, hidden)
+        head, name = _head(inner)
+        before = getattr(head, name)
         logits = next_logits(model, hidden, _Float32(layer))
-    head, name = _heads[inner]
-    setattr(head, name, layer)  # nobody keeps the copy in float32
+    setattr(head, name, before)  # nobody keeps the copy in float32
     return logits
 
 
@@ -67,6 +68,17 @@ def next_logits(
     """
     inner = inner_model(model)
     layer = inner.get_output_embeddings() if layer is None else layer
+    head, name = _head(inner)
+    if layer is not None:
+        setattr(head, name, layer)
+    weight: Any = inner.get_input_embeddings().weight if layer is None else layer.weight
+    if layer is None and getattr(head, name).weight is not weight:
+        getattr(head, name).weight = weight
+    return head(inputs_embeds=hidden[None].to(weight.dtype), use_cache=False).logits[0]
+
+
+def _head(inner: Any) -> tuple[Any, str]:
+    """The model's own class without a backbone, and the name of its output embedding."""
     if inner not in _heads:
         with torch.device("meta"):  # a model without memory
             made = AutoModelForCausalLM.from_config(inner.config).eval()
@@ -74,10 +86,4 @@ def next_logits(
         name = next(name for name, module in made.named_modules() if module is last)
         setattr(made, made.base_model_prefix, _Given())
         _heads[inner] = made, name
-    head, name = _heads[inner]
-    if layer is not None:
-        setattr(head, name, layer)
-    weight: Any = inner.get_input_embeddings().weight if layer is None else layer.weight
-    if layer is None and getattr(head, name).weight is not weight:
-        getattr(head, name).weight = weight
-    return head(inputs_embeds=hidden[None].to(weight.dtype), use_cache=False).logits[0]
+    return _heads[inner]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.engine.heads import next_logits
+from helpers.engine.heads import float32_logits
 from helpers.engine.packing import windowed
 from helpers.engine.place import backbone, inner_model
 from helpers.engine.scale import read_as, scale_of
@@ -134,11 +134,10 @@ def next_token_logprobs(model: nn.Module, hidden: torch.Tensor, ids: torch.Tenso
     """log p(next token) by a backbone with tied embeddings, in nats: (n,) in float32.
 
     hidden: (n, width), last hidden states; ids: (n,), the tokens that followed them. A soft cap or
-    a scale that the backbone's family puts on its logits is kept.
+    a scale that the backbone's family puts on its logits is kept; so are their digits, in whatever
+    precision the backbone computes.
     """
-    logits = next_logits(model, hidden)
-    with torch.autocast(logits.device.type, enabled=False):  # no copy of the logits in float32
-        return -F.cross_entropy(logits, ids, reduction="none").float()
+    return -F.cross_entropy(float32_logits(model, hidden), ids, reduction="none")
 
 
 def _means(values: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:

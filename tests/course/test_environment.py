@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -195,6 +196,39 @@ def test_the_fast_and_the_slow_tests_are_two_commands(tmp_path, capfd):
         assert f"{seen} PASSED" in printed and "1 passed, 1 deselected" in printed
 
 
+@pytest.mark.parametrize(("cores", "memory_gb", "workers"), [
+    (2, 24, 2), (16, 64, 4), (8, 7, 2), (8, 2, 1), (1, 64, 1)])
+def test_the_whole_suite_is_shared_among_cores_and_memory(monkeypatch, cores, memory_gb, workers):
+    import psutil
+
+    from helpers.course import cli
+
+    calls = []
+
+    class Ended:
+        def __init__(self, args, cwd, env):
+            calls.append((args, env.get("OMP_NUM_THREADS")))
+
+        def wait(self, seconds):
+            return 0
+
+    monkeypatch.setattr(cli.os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(psutil, "virtual_memory",
+                        lambda: types.SimpleNamespace(available=memory_gb * 10**9))
+    monkeypatch.setattr(cli.subprocess, "Popen", Ended)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for words in ([], ["-q", "--junitxml=a.xml"]):
+        assert cli.run(cli.parse(["test", *words])) == 0
+        arguments, threads = calls.pop()
+        assert ("-n" in arguments) == (workers > 1)
+        if workers > 1:
+            assert arguments[arguments.index("-n") + 1] == str(workers) and threads == "1"
+    for words in (["tests/test_ppo.py"], ["--pdb"], ["-k", "ppo"]):
+        assert cli.run(cli.parse(["test", *words])) == 0
+        arguments, threads = calls.pop()
+        assert "-n" not in arguments and threads is None
+
+
 def test_what_hangs_is_ended_with_all_it_has_started(tmp_path, monkeypatch, capfd):
     import psutil
 
@@ -220,3 +254,14 @@ def test_what_hangs_is_ended_with_all_it_has_started(tmp_path, monkeypatch, capf
     left = [p for p in psutil.process_iter(["pid", "status"])
             if p.info["pid"] == int((tmp_path / "pid").read_text())]
     assert all(p.info["status"] == psutil.STATUS_ZOMBIE for p in left)  # ended, maybe not reaped
+
+
+def test_threads_of_what_the_course_starts_spin_briefly_unless_the_reader_wants_otherwise(
+        monkeypatch):
+    from helpers.paths import child_environment
+
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    ask = [sys.executable, "-c", "import os; print(os.environ['GOMP_SPINCOUNT'])"]
+    assert subprocess.check_output(ask, env=child_environment(), text=True) == "1000\n"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "9")
+    assert subprocess.check_output(ask, env=child_environment(), text=True) == "9\n"

@@ -83,8 +83,10 @@ def causal(folder: Path, config: PreTrainedConfig, tokenizer, dtype=torch.float3
 
 def gpt2(folder: Path, real_data: Path) -> None:
     """No padding token; float32; 1,024 positions."""
-    causal(folder, GPT2Config(n_embd=64, n_layer=2, n_head=4),
-           gpt2_tokenizer(real_data, model_max_length=1024))
+    tokenizer = gpt2_tokenizer(real_data, model_max_length=1024)
+    end = tokenizer.eos_token_id
+    causal(folder, GPT2Config(vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4,
+                              bos_token_id=end, eos_token_id=end), tokenizer)
 
 
 def gpt2_imdb(folder: Path, real_data: Path) -> None:
@@ -115,7 +117,8 @@ def qwen(tied: bool) -> Callable[[Path, Path], None]:
         tokenizer.chat_template = CHAT
         end = tokenizer.eos_token_id
         config = Qwen2Config(
-            vocab_size=50_304, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            vocab_size=-(-len(tokenizer) // 64) * 64,  # as in the original, padded
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32_768,
             tie_word_embeddings=tied, bos_token_id=end, eos_token_id=end, pad_token_id=None)
         causal(folder, config, tokenizer, torch.bfloat16, shard="5GB" if tied else "4MB",
@@ -229,6 +232,7 @@ def arena(folder: Path, real_data: Path) -> None:
 
 MODELS: dict[str, Callable[[Path, Path], None]] = {
     "openai-community/gpt2": gpt2,
+    "distilbert/distilgpt2": gpt2,
     "lvwerra/gpt2-imdb": gpt2_imdb,
     "lvwerra/distilbert-imdb": distilbert_imdb,
     "Qwen/Qwen2.5-1.5B": qwen(tied=True),
@@ -250,15 +254,15 @@ DATASETS: dict[str, Callable[[Path, Path], None]] = {
 def stand_in(folder: Path) -> Path:
     """Rows of the embedded world in the files of the folder of real data, and a byte-level BPE."""
     from helpers import data, scratch
+    from helpers.engine.rows import parse_hh
 
     settings = load_profile("embedded")
     for split in ("train", "test"):
         reviews = data.load_reviews(settings, split, 400)
         pairs = data.load_pairs(settings, split, 400)
-        asked = [{"prompt": row["prompt"].removeprefix("Human: ").partition("\n")[0], **{
-            side: [{"role": "user", "content": "Hello."},
-                   {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}}
-            for row in pairs]
+        asked = [{"prompt": data.plain_prompt(row["prompt"]), **{
+            side: parse_hh(row["prompt"])[0] + [{"role": "assistant", "content": row[side]}]
+            for side in ("chosen", "rejected")}} for row in pairs]
         written = {f"imdb/{split}.parquet": [dict(text=r["text"], label=r["label"])
                                              for r in reviews],
                    f"ultrafeedback/{split}.parquet": asked, "tulu/anthropic_hh.parquet": asked}
@@ -266,7 +270,7 @@ def stand_in(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(rows), folder / name)
         write_lines(folder / "hh-rlhf" / "harmless-base" / f"{split}.jsonl.gz", [
-            {side: f"\n\nHuman: {row['prompt']}\n\nAssistant: {row[side]}"
+            {side: data.render_example(row["prompt"], row[side])
              for side in ("chosen", "rejected")} for row in pairs])
     tokenizer = scratch.train_tokenizer([r["text"] for r in data.load_reviews(settings, "train")],
                                         2000)

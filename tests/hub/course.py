@@ -1,11 +1,13 @@
 """`make hub`: the notebooks under the profiles that load from the hub, against a local one.
 
-    python tests/hub/course.py [--profiles gpt2 a100 smollm2] [--notebooks 02,03,04,05,06,07]
+    python tests/hub/course.py [--profiles gpt2 a100 smollm2 distilgpt2] [--notebooks 02,03,…]
 
 Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
-cuts rows, steps, lengths and batches and nothing else. After each notebook it is asked what was
-active (dtype, adapters, four-bit modules, head) and which files were fetched. Prints a table and
-writes `runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
+cuts rows, steps, lengths and batches and nothing else; `distilgpt2` is the README's line for a
+reward model on it, with the same cuts. After each notebook it is asked what was active (dtype,
+adapters, four-bit modules, head) and which files were fetched. Profiles run side by side, each
+against a hub of its own, in one thread. Prints a table and writes `runs/hub/summary.json`; exit
+status 1 when anything is not as the profile says.
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -28,12 +34,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import content
 from server import LocalHub
 
+from helpers.course import cli
 from helpers.paths import ROOT, child_environment
 from helpers.profiles import load_profile
 
 PROFILES = ("gpt2", "a100", "smollm2")
+LINE = "distilgpt2"
 OVERRIDES = Path(__file__).with_name("overrides.yaml")
 NOTEBOOKS = "02,03,04,05,06,07"
+RUNS = ROOT / "runs" / "hub"
 MOST_MEMORY_MB = 6 * 1024
 # files that no profile needs: other splits and folders, and weights that execute code when read
 UNWANTED = re.compile(
@@ -49,13 +58,23 @@ def real_data(spare: Path) -> Path:
     return content.stand_in(spare)
 
 
-def run(profile: str, notebook: str, out: Path, hub: LocalHub, cache: Path) -> dict:
-    """One notebook in a process of its own: its row of the summary, and what it fetched."""
+def readme_line() -> list[str]:
+    """What the README gives to `python -m helpers` for a reward model on DistilGPT2."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    [line] = re.findall(rf"^python -m helpers (run .*{LINE}.*)$", text, re.M)
+    return shlex.split(line)
+
+
+def run(begin: list[str], notebook: str, out: Path, hub: LocalHub, cache: Path) -> dict:
+    """One notebook in a process of its own: its row of the summary, and what it fetched.
+
+    `begin`: the arguments of `python -m helpers`, without the cuts.
+    """
     cuts = yaml.safe_load(OVERRIDES.read_text(encoding="utf-8"))
     hub.requests.clear()
     done = subprocess.run(
-        [sys.executable, "-m", "helpers", "run", "--profile", profile, "--notebooks", notebook,
-         "--out", str(out), *(f"--set={key}={value}" for key, value in cuts.items())],
+        [sys.executable, "-m", "helpers", *begin, "--out", str(out),
+         *(f"--set={key}={value}" for key, value in cuts.items())],
         cwd=ROOT, env=child_environment(RLHF_NO_VENV="1", **hub.environment(cache)),
         capture_output=True, text=True)
     try:
@@ -103,31 +122,49 @@ def not_as_said(stage: str, profile: str, out: Path) -> str | None:
     return None
 
 
+def run_profile(
+    name: str, numbers: list[str], root: Path, spare: Path, told: Callable[[str, str, dict], None]
+) -> None:
+    """A profile's notebooks in turn, against a hub of its own; `told` hears of each."""
+    profile = "gpt2" if name == LINE else name
+    out, cache = RUNS / name, spare / "cache" / name
+    shutil.rmtree(out, ignore_errors=True)
+    with LocalHub(root) as hub:
+        hub.revisions = content.pins()
+        for notebook in ["04"] if name == LINE else numbers:
+            begin = readme_line() if name == LINE else [
+                "run", "--profile", profile, "--notebooks", notebook]
+            row = run(begin, notebook, out, hub, cache)
+            told(name, notebook, {**row, "verdict": verdict(row, profile, notebook, out)})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profiles", nargs="+", default=list(PROFILES), choices=list(PROFILES))
+    parser.add_argument("--profiles", nargs="+", default=[*PROFILES, LINE],
+                        choices=[*PROFILES, LINE])
     parser.add_argument("--notebooks", default=NOTEBOOKS)
     arguments = parser.parse_args()
-    runs = ROOT / "runs" / "hub"
+    table: dict[str, dict[str, str]] = {name: {} for name in arguments.profiles}
+    lock = threading.Lock()
+
+    def told(name: str, notebook: str, row: dict) -> None:
+        with lock:
+            table[name][notebook] = row["verdict"]
+            print(f"{name:<10} {notebook}  {row.get('seconds', 0):>6.0f} s "
+                  f"{row.get('peak_memory_mb', 0):>6.0f} MB  {row['verdict']}", flush=True)
+            RUNS.mkdir(parents=True, exist_ok=True)
+            (RUNS / "summary.json").write_text(
+                json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
     numbers = arguments.notebooks.split(",")
-    table: dict[str, dict[str, str]] = {}
-    with tempfile.TemporaryDirectory() as spare:
-        root = content.build(Path(spare) / "hub", real_data(Path(spare) / "rows"))
-        with LocalHub(root) as hub:
-            hub.revisions = content.pins()
-            for profile in arguments.profiles:
-                out, cache = runs / profile, Path(spare) / "cache" / profile
-                shutil.rmtree(out, ignore_errors=True)
-                table[profile] = {}
-                for notebook in numbers:
-                    row = run(profile, notebook, out, hub, cache)
-                    table[profile][notebook] = verdict(row, profile, notebook, out)
-                    print(f"{profile:<8} {notebook}  {row.get('seconds', 0):>6.0f} s "
-                          f"{row.get('peak_memory_mb', 0):>6.0f} MB  {table[profile][notebook]}",
-                          flush=True)
-                    runs.mkdir(parents=True, exist_ok=True)
-                    (runs / "summary.json").write_text(
-                        json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        spare = Path(folder)
+        root = content.build(spare / "hub", real_data(spare / "rows"))
+        # one more than share the tests: these wait for kernels to start
+        with ThreadPoolExecutor(min(len(table), cli.workers() + 1)) as pool:
+            for done in [pool.submit(run_profile, name, numbers, root, spare, told)
+                         for name in table]:
+                done.result()
     return int(any(v != "ok" for row in table.values() for v in row.values()))
 
 

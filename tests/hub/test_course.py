@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from helpers.course import cli, plan, runner
+from helpers.engine import hub
 from helpers.profiles import flatten, load_profile
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,6 +33,43 @@ def test_every_id_of_the_profiles_is_served():
     served = {*content.MODELS, *content.DATASETS}
     for (_, name) in content.pins():
         assert name in served
+
+
+def test_the_line_of_the_readme_is_a_reward_model_on_what_is_served():
+    arguments = cli.parse(course.readme_line())
+    assert (arguments.command, arguments.notebooks) == ("run", "04")
+    settings = load_profile(arguments.profile, runner.parse_assignments(arguments.settings))
+    assert settings.models.base in content.MODELS and settings.models.reward_base == "sft"
+    source = hub.parse(settings.data.preferences)
+    assert source.repo in content.DATASETS and source.split == "anthropic_hh"
+    assert settings.data.pair_limit == 5000
+    assert max(plan.peak(plan.plan(settings, stage)) for stage in ("sft", "reward_model")) < 13e9
+
+
+def test_rows_that_stand_in_for_real_ones_are_read_as_pairs_of_many_prompts(tmp_path):
+    from helpers import data
+
+    folder = content.stand_in(tmp_path)
+    for name in ("hh-rlhf/harmless-base/train.jsonl.gz", "tulu/anthropic_hh.parquet",
+                 "ultrafeedback/train.parquet"):
+        settings = load_profile("embedded", {"data.preferences": str(folder / name)})
+        pairs = [pair for split in data.SPLITS for pair in data.load_pairs(settings, split)]
+        assert len(pairs) >= 390
+        assert len({pair["prompt"] for pair in pairs}) > 100, name
+        assert all(pair["prompt"].count("Human:") == pair["prompt"].count("Assistant:")
+                   for pair in pairs)
+
+
+def test_models_beside_the_stand_in_fit_its_tokenizer(tmp_path):
+    from helpers import models
+
+    real = content.stand_in(tmp_path / "rows")
+    for name in ("openai-community/gpt2", "Qwen/Qwen2.5-1.5B", "HuggingFaceTB/SmolLM2-135M"):
+        folder = tmp_path / name.replace("/", "--")
+        folder.mkdir()
+        content.MODELS[name](folder, real)
+        model, tokenizer = models.load_causal(folder, load_profile("embedded"))
+        assert model.config.vocab_size == len(tokenizer)
 
 
 class Unsaved:

@@ -287,7 +287,7 @@ def test_the_models_of_the_profiles_load_at_their_revisions(real_hub, tmp_path, 
             "m, t = load(settings)\nprint(m.config.model_type)")
     done = run(real_hub, tmp_path, code, **{
         f"models.{'classifier' if scorer else 'base'}": f"{name}@{next(iter(pinned))}"})
-    kind, *_ = done.stdout.split() or [done.stderr]
+    *_, kind = done.stdout.split() or [done.stderr]
     assert kind == {"Qw": "qwen2", "Hu": "llama"}.get(name[:2], "distilbert" if scorer else "gpt2")
     weights = [file for file in real_hub.fetched() if file.endswith((".bin", ".safetensors"))]
     assert weights and not [file for file in weights if file.endswith(".bin")]

@@ -17,7 +17,7 @@ from transformers import (
 
 from helpers import models, reward
 from helpers.engine.heads import next_logits
-from helpers.engine.place import backbone
+from helpers.engine.place import backbone, inner_model
 from helpers.engine.scale import read_as, scale_of
 from helpers.engine.tokens import last_tokens
 from helpers.profiles import load_profile
@@ -85,6 +85,26 @@ def test_the_likelihood_is_that_of_the_model_itself(family, tmp_path):
             told = logits.log_softmax(-1)[torch.arange(len(prompt) - 1, len(prompt + answer) - 1),
                                           torch.tensor(answer)].mean()
             assert found[side, row] == pytest.approx(told.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_likelihood_keeps_its_digits_under_autocast(family, frozen, tmp_path):
+    """Logits near -100, where GPT-2's are: neighbours of bfloat16 are half a nat apart there."""
+    model, _ = judge(family, tmp_path, dtype=frozen, **{"models.lora": frozen == "bfloat16"})
+    weight = inner_model(model).get_input_embeddings().weight
+    assert weight.dtype == getattr(torch, frozen)
+    torch.manual_seed(1)
+    hidden = torch.randn(6, 32).bfloat16().float()  # as a backbone under autocast makes them
+    hidden[:, 0], weight.data[:, 0] = 10, -10
+    hidden.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        told = reward.next_token_logprobs(model, hidden, torch.arange(6))
+    exact = (hidden.double() @ weight.double().T).log_softmax(-1).diagonal()
+    assert told.dtype == torch.float32
+    torch.testing.assert_close(told.double(), exact, rtol=0, atol=1e-4)
+    gradients = [torch.autograd.grad(values.sum(), hidden)[0] for values in (told, exact)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gemma2"])

@@ -1,0 +1,24 @@
+"""The bounds of `make course` against what other machines measured: none may hold by luck."""
+
+import json
+
+import numpy as np
+import pytest
+
+from helpers import paths
+from helpers.course import expected
+
+ROWS = [row for row in json.loads((paths.ROOT / "benchmarks" / "results" / "machines.json")
+                                  .read_text(encoding="utf-8"))["rows"] if row["what"] == "course"]
+BOUNDS = [(stem, text) for stem, wanted in expected.read().items() for text in wanted["bounds"]]
+
+
+def test_the_course_was_run_on_several_machines():
+    assert len({row["machine"] for row in ROWS}) >= 5
+
+
+@pytest.mark.parametrize(("stem", "text"), BOUNDS, ids=lambda value: value)
+def test_a_bound_holds_everywhere_and_lies_two_spreads_away(stem, text):
+    margins = np.array([expected.margin(text, row["metrics"][stem]) for row in ROWS])
+    assert (margins >= 0).all()
+    assert margins.mean() >= 2 * margins.std(ddof=1), f"{text} lies within two spreads: {margins}"
