@@ -551,16 +551,32 @@ PARTS: dict[str, Callable[[Job], Iterator[dict]]] = {
 
 
 def run(job: Job, part: str) -> None:
-    """Run a part and store every row of it as soon as it is there; other parts' rows stay."""
-    for row in PARTS[part](job):
-        row = {"part": part, **_now(), **_rounded(row)}  # or when and where it was made
-        stored = (store.load("real_model") or {}).get("rows", [])
-        same = [key for key in ("part", "model", "source", "arm", "notebook") if key in row]
-        rows = [old for old in stored if any(old.get(key) != row[key] for key in same)] + [row]
+    """Run a part and store every row of it as soon as it is there; other parts' rows stay.
+
+    Once all are there, rows that an earlier form of the part had, and this one has not, go.
+    """
+    made: list[dict] = []
+
+    def keep(old: list[dict]) -> None:
+        named = [_name(row) for row in made]
+        rows = [row for row in old if _name(row) not in named] + made
         rows.sort(key=lambda found: list(PARTS).index(found["part"]))
         store.save("real_model", rows, model=job.name, sizes=dataclasses.asdict(job.sizes))
-        print("stored:", {key: value for key, value in row.items()
+
+    for row in PARTS[part](job):
+        made.append({"part": part, **_now(), **_rounded(row)})  # or when and where it was made
+        keep(_stored())
+        print("stored:", {key: value for key, value in made[-1].items()
                           if key not in ("history", "log", "samples", "best_of_n")}, flush=True)
+    keep([row for row in _stored() if row["part"] != part])
+
+
+def _stored() -> list[dict]:
+    return (store.load("real_model") or {}).get("rows", [])
+
+
+def _name(row: dict) -> list:
+    return [row.get(key) for key in ("part", "model", "source", "arm", "notebook")]
 
 
 def _now() -> dict[str, str]:

@@ -92,6 +92,10 @@ def test_all_parts_but_memory_give_rows_that_are_stored_one_by_one(job):
     assert tuned["loss_after"] < tuned["loss_before"]
     real_model.run(job, "sft")
     assert [row["part"] for row in store.load("real_model")["rows"]] == parts
+    job.name = "another name"
+    real_model.run(job, "bits")
+    named = [row["model"] for row in store.load("real_model")["rows"] if row["part"] == "bits"]
+    assert named == [*models.zoo(), "another name"]
 
 
 def test_held_out_pairs_are_filled_up_from_the_training_split_and_share_no_prompt(
