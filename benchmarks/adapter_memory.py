@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.shared import store
-from benchmarks.shared.memory import measure_alone
+from benchmarks.shared.memory import measure_alone, out_of_file
 from helpers import models, reward
 from helpers.course.execute import Memory, tree_memory
 from helpers.paths import ROOT
@@ -70,11 +70,7 @@ def ready(folder: Path, arm: str) -> torch.nn.Module:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     models.prepare_tokenizer(tokenizer, None)
-    model = models.new_reward_model(folder, tokenizer, settings)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.clone()  # out of the file, which would count as a whole
-    return model.train()
+    return out_of_file(models.new_reward_model(folder, tokenizer, settings)).train()
 
 
 def train(model: torch.nn.Module, pairs: int, tokens: int, steps: int) -> torch.optim.Optimizer:

@@ -254,21 +254,36 @@ def activation_bytes(shape: Architecture, way: Way, rows: int, length: int) -> i
     values; a frozen norm keeps one copy of its input less.
     """
     w, i, q, kv = shape.width, shape.inner, shape.query_width, shape.kv_width
-    half = bool(way.rank) and way.frozen == HALF  # norms in 16 bits
+    half = bool(way.rank) and way.frozen == HALF and not way.nf4  # norms in 16 bits
     scores = FLOAT + HALF if way.scores else 0  # of attention
     if shape.family == "llama" and way.autocast:
-        token = (18 * w + 6 * q if way.rank else 26 * w + 4 * q) + 8 * i + 4 * kv
+        # Plain attention repeats keys and values for every head.
+        attention = 6 * q if way.scores else (4 if way.rank else 2) * q + 4 * kv
+        token = (18 if way.rank else 26) * w + 2 * q + 8 * i + attention
     elif shape.family == "llama":
         token = (16 if way.rank else 24) * w + 8 * q + 16 * i + 8 * kv
     elif shape.family == "gpt_neox":  # gelu as PyTorch has it keeps its input
-        token = (20 if half else 22) * w + 4 * i if way.autocast else 40 * w + 8 * i
+        attention = 6 if way.scores else 8 if way.nf4 else 12
+        token = (attention + (8 if half else 10)) * w + 4 * i if way.autocast else 40 * w + 8 * i
     elif shape.family == "gpt_neo":  # has no attention but the one that keeps its scores
         token = (20 if half else 24) * w + 10 * i if way.autocast else 32 * w + 20 * i
         scores = FLOAT if not way.autocast else HALF if half else FLOAT + HALF
     else:  # gelu as GPT-2 has it keeps four steps of its formula
-        token = ((18 if way.rank else 20) * w + 10 * i) if way.autocast else (32 * w + 20 * i)
+        token = ((18 if half else 20) * w + 10 * i) if way.autocast else (32 * w + 20 * i)
+    if way.nf4 and way.autocast:  # four-bit layers give float32 back
+        token += (FLOAT - HALF) * {"llama": 3, "gpt_neox": 1}.get(shape.family, 4) * i
     token += len(shape.linears) * way.rank * way.computed
     return rows * length * (token + shape.heads * length * scores)
+
+
+def copied(shape: Architecture, way: Way) -> int:
+    """Weights of one layer that autocast casts to 16 bits and that the way back needs.
+
+    Four-bit matrices are unpacked again instead.
+    """
+    cast = way.autocast and not way.nf4 and (not way.rank or way.frozen == FLOAT)
+    numbers = cast * shape.matrices + way.autocast * shape.adapters(way.rank)
+    return HALF * numbers // shape.layers
 
 
 def held(name: str, shape: Architecture, task: Task, way: Way) -> list[Component]:
@@ -295,10 +310,11 @@ def trained(
         FLOAT * trains)
     table = 0 if way.rank else FLOAT * shape.vocabulary * shape.width
     layer = activation_bytes(shape, way, rows, length)
-    kept = shape.layers * layer
+    kept, copies = shape.layers * layer, shape.layers * copied(shape, way)
     stream = rows * length * shape.width * (way.frozen if way.rank and not way.nf4 else FLOAT)
     if way.checkpointing:
         kept = shape.layers * stream + layer
+        copies = copies if not way.rank else copied(shape, way)
     working = rows * length * way.computed * (shape.width + 2 * shape.inner)
     parts = [
         Component(name, "weights", weights),
@@ -313,9 +329,9 @@ def trained(
     ]
     if task == "text" and not way.rank and not accumulates:
         parts.append(Component(name, "gradient of the output embedding", table, ("learn",)))
-    if way.autocast and not way.rank:
-        parts.append(Component(name, "16-bit copies of matrices", HALF * shape.matrices,
-                               ("sample", "score", "learn")))
+    # Of what trains autocast remembers its copies, of what is frozen the way back holds them.
+    parts.append(Component(name, "16-bit copies of matrices", copies,
+                           ("learn",) if way.rank else ("sample", "score", "learn")))
     if way.nf4:
         parts.append(Component(name, "one matrix unpacked", _largest(shape) * way.computed,
                                ("sample", "score", "learn")))
@@ -371,7 +387,8 @@ def _sft(settings: Settings, way: Way, _: Way, __: int) -> list[Component]:
     shape, size = architecture("base", settings), settings.sft
     positions = min(SFT_PIECE, size.batch_size * size.max_length)
     return [*trained("policy", shape, "text", way, size.batch_size, size.max_length,
-                     3 * FLOAT * positions * shape.vocabulary),
+                     3 * FLOAT * positions * shape.vocabulary
+                     + _head_copy(shape, way, HALF if way.autocast else FLOAT)),
             *read("policy", shape, way, SAMPLED_AT_ONCE, size.max_length),
             *sampled("policy", shape, way, SAMPLED_AT_ONCE,
                      size.max_length + settings.ppo.max_new_tokens)]
@@ -401,6 +418,7 @@ def _learner(
     shape, size = architecture("base", settings), settings.ppo
     length = size.max_prompt_tokens + size.max_new_tokens
     logits = 2 * FLOAT * rows * size.max_new_tokens * shape.vocabulary
+    logits += _head_copy(shape, way, FLOAT)  # of our PPO they are always float32
     return [*trained("policy", shape, "text", way, rows, length, logits, rows < mini_batch),
             *sampled("policy", shape, way, min(SAMPLED_AT_ONCE, size.batch_size), length),
             *read("reward model", architecture(settings.models.reward_base, settings), reward,
@@ -439,6 +457,7 @@ def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Com
     # TRL keeps the whole batch's logits of the rollout, and makes those of prompts as well.
     rollout = FLOAT * size.batch_size * size.max_new_tokens * shape.vocabulary
     logits = 4 * FLOAT * rows * length * shape.vocabulary
+    logits += _head_copy(shape, way, HALF if way.autocast else FLOAT)
     parts = [*trained("policy", shape, "text", way, rows, length, logits),
              *trained("value model", shape, "score", way, rows, length),
              *sampled("policy", shape, way, min(SAMPLED_AT_ONCE, size.batch_size), length),
@@ -467,6 +486,12 @@ def _reference(shape: Architecture, way: Way) -> list[Component]:
 def _frozen_weights(shape: Architecture, task: Task, way: Way, rest: int) -> int:
     matrices = shape.matrices * (NF4 if way.nf4 else way.frozen)
     return round(matrices) + (shape.parameters(task) - shape.matrices) * rest
+
+
+def _head_copy(shape: Architecture, way: Way, number: int) -> int:
+    """The output embedding with so many bytes a number, where it is held with others."""
+    stored = HALF if way.rank and way.frozen == HALF and not way.nf4 else FLOAT
+    return number * shape.vocabulary * shape.width if number != stored else 0
 
 
 def _largest(shape: Architecture) -> int:

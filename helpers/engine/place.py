@@ -197,8 +197,11 @@ def reuse_memory() -> bool:
     """Ask glibc to keep freed memory instead of giving every large tensor back to the system.
 
     Training on a CPU frees and takes the same tens of megabytes at every step, and a third of the
-    time went into fresh pages. Returns whether it could be set; elsewhere than on Linux it cannot.
+    time went into fresh pages. Returns whether it was set: elsewhere than on Linux it cannot be,
+    and where the reader has set how glibc gives memory back (`MALLOC_MMAP_THRESHOLD_`), it is left.
     """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return False
     try:
         libc = ctypes.CDLL("libc.so.6")
         M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # noqa: N806, the names of mallopt(3)

@@ -26,6 +26,7 @@ from transformers import (
     LlamaConfig,
 )
 
+from benchmarks.shared.memory import out_of_file
 from helpers.course import plan
 from helpers.course.execute import Memory, tree_memory
 
@@ -50,23 +51,28 @@ def config(shape, task):
         max_position_embeddings=512, **ids)
 
 
+def in_nf4(model):
+    """The same model with its matrices in four bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        model = out_of_file(type(model).from_pretrained(
+            folder, attn_implementation=model.config._attn_implementation,
+            quantization_config=BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.float32)))
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # repacking forbids a second step
+    return model
+
+
 def ready(shape, task, way):
     """The model as `helpers/course/plan.py` counts it, ready to train."""
     auto = AutoModelForCausalLM if task == "text" else AutoModelForSequenceClassification
-    model = auto.from_config(config(shape, task))
+    model = auto.from_config(
+        config(shape, task), attn_implementation="eager" if way.scores else None)
     if way.nf4:
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            del model
-            model = auto.from_pretrained(folder, quantization_config=BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.float32))
-            for tensor in (*model.parameters(), *model.buffers()):
-                if tensor.is_floating_point():
-                    tensor.data = tensor.data.clone()  # out of the file, which counts as a whole
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False  # repacking forbids a second step
+        model = in_nf4(model)
     if way.rank:
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
@@ -81,16 +87,17 @@ def ready(shape, task, way):
     return model.train()
 
 
-def train(model, shape, task, rows, length, steps=2):
+def train(model, shape, task, way, rows, length, steps=2):
     """Steps of AdamW; the second one has the moments that the first one makes."""
     ids = torch.randint(5, shape.vocabulary, (rows, length))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     for _ in range(steps):
-        if task == "text":
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        else:
-            chosen, rejected = model(input_ids=ids, use_cache=False).logits.chunk(2)
-            loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=way.autocast):
+            if task == "text":
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            else:
+                chosen, rejected = model(input_ids=ids, use_cache=False).logits.chunk(2)
+                loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -106,13 +113,13 @@ def main(shape, task, way, rows, length):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tiny = TINY[shape.family]
-    train(ready(tiny, task, way), tiny, task, 2, 8)
+    train(ready(tiny, task, way), tiny, task, way, 2, 8)
     give_back()
     before = tree_memory(os.getpid())
     model = ready(shape, task, way)
     give_back()
     with Memory(os.getpid(), every=0.003) as memory:
-        train(model, shape, task, rows, length)
+        train(model, shape, task, way, rows, length)
     print(json.dumps({"megabytes": (memory.peak - before) / 2**20}))
 
 

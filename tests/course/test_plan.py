@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import step_memory
 import torch
 
 from benchmarks.shared.memory import measure_alone
@@ -104,7 +105,11 @@ def saved_bytes(shape, way, layers):
     for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout", "embed_dropout",
                  "attention_dropout"):
         setattr(config, name, 0.0)
+    if way.scores:
+        config._attn_implementation = "eager"
     model = AutoModel.from_config(config).train()
+    if way.nf4:
+        model = step_memory.in_nf4(model)
     if way.rank:
         from peft import LoraConfig, get_peft_model
 
@@ -137,13 +142,18 @@ ROWS, LENGTH = 4, 96
     plan.Architecture("gpt_neox", 1, 128, 512, 4, 4, 100, tied=False),
 ], ids=["gpt2", "llama", "qwen2", "gemma", "gpt_neo", "gpt_neox"])
 @pytest.mark.parametrize("way", [
-    plan.Way(), plan.Way(autocast=True), plan.Way(rank=8),
-    plan.Way(rank=8, autocast=True, frozen=plan.HALF)], ids=["full", "full16", "lora", "lora16"])
-def test_activations_of_a_layer_are_what_pytorch_saves(shape, way):
+    plan.Way(), plan.Way(autocast=True), plan.Way(autocast=True, scores=True), plan.Way(rank=8),
+    plan.Way(rank=8, autocast=True), plan.Way(rank=8, autocast=True, scores=True),
+    plan.Way(rank=8, autocast=True, frozen=plan.HALF), plan.Way(rank=8, nf4=True),
+    plan.Way(rank=8, nf4=True, autocast=True),
+    plan.Way(rank=8, nf4=True, autocast=True, scores=True)],
+    ids=["full", "full16", "full16scores", "lora", "lora16", "lora16scores", "lora16half", "nf4",
+         "nf416", "nf416scores"])
+def test_a_layer_keeps_what_pytorch_saves(shape, way):
+    """Activations, and the 16-bit copies of matrices that the way back needs."""
     two, four = (saved_bytes(shape, way, layers) for layers in (2, 4))
-    copies = plan.HALF * shape.matrices if way.autocast and not way.rank else 0
-    assert plan.activation_bytes(shape, way, ROWS, LENGTH) + copies == pytest.approx(
-        (four - two) / 2, rel=0.05)
+    told = plan.activation_bytes(shape, way, ROWS, LENGTH) + plan.copied(shape, way)
+    assert told == pytest.approx((four - two) / 2, rel=0.05)
 
 
 def planned(name, task, way, rows, length):
@@ -156,6 +166,8 @@ MEASURED = [
     *(("openai-community/gpt2", task, way) for task in ("text", "score") for way in WAYS.values()),
     ("HuggingFaceTB/SmolLM2-135M", "text", plan.Way()),
     ("HuggingFaceTB/SmolLM2-135M", "score", plan.Way(checkpointing=True)),
+    *(("HuggingFaceTB/SmolLM2-135M", "score", replace(way, autocast=True, scores=True))
+      for way in WAYS.values()),
 ]
 
 

@@ -1,11 +1,16 @@
 """Where and in which precision a computation runs."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from support import from_scratch
 
 from helpers.engine import place
 from helpers.errors import UserError
+from helpers.paths import ROOT, child_environment
 from helpers.profiles import load_profile
 
 
@@ -55,3 +60,26 @@ def test_a_batch_is_shared_between_processes_or_refused(monkeypatch):
     assert place.share_of_batch(8, "sft.batch_size") == 2
     with pytest.raises(UserError, match="sft.batch_size is 6, and 4 processes cannot share"):
         place.share_of_batch(6, "sft.batch_size")
+
+
+HELD = """
+import psutil
+import torch
+from helpers.engine import place
+
+kept, process = place.reuse_memory(), psutil.Process()
+before = process.memory_info().rss
+torch.ones(2**26)  # 256 MB, and gone
+print(int(kept), (process.memory_info().rss - before) / 2**28)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, whose business it is")
+@pytest.mark.parametrize("variables, kept", [({}, 1), ({"MALLOC_MMAP_THRESHOLD_": "65536"}, 0)],
+                         ids=["by itself", "as the reader has set it"])
+def test_freed_memory_is_kept_unless_the_reader_has_said_how_it_goes_back(variables, kept):
+    done = subprocess.run([sys.executable, "-c", HELD], cwd=ROOT, check=True, text=True,
+                          env=child_environment(**variables), stdout=subprocess.PIPE)
+    said, share = done.stdout.split()
+    assert int(said) == kept
+    assert float(share) == pytest.approx(kept, abs=0.1)
