@@ -20,6 +20,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 from benchmarks.shared import store
 from helpers import data
+from helpers.engine.tokens import text_ids
 from helpers.models import base_source
 from helpers.paths import ROOT
 from helpers.profiles import load_profile
@@ -62,7 +63,7 @@ def main() -> int:
         clock.append(time.perf_counter())
         texts = load(settings)
         clock.append(time.perf_counter())
-        tokens = sum(map(len, tokenizer(texts)["input_ids"]))
+        tokens = sum(map(len, text_ids(tokenizer, texts)))
         clock.append(time.perf_counter())
         parts = [b - a for a, b in zip(clock, clock[1:], strict=False)]
         rows.append(dict(zip(("parse_seconds", "load_seconds", "tokenise_seconds"), parts,

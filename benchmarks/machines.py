@@ -15,7 +15,6 @@ other processes that multiply matrices all the time.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import subprocess
@@ -23,12 +22,12 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.shared import store
+from benchmarks.shared.load import other_work
 from helpers.course import expected
 from helpers.paths import ROOT
 
@@ -49,20 +48,6 @@ MACHINES: dict[str, tuple[dict[str, str], dict[str, int], bool]] = {
     "four threads": (threads(4), {"threads": 4}, False),
     "busy": ({}, {}, True),
 }
-WORK = "import torch; torch.set_num_threads(1); a = torch.ones(700, 700)\nwhile True: a @ a"
-
-
-@contextlib.contextmanager
-def other_work(wanted: bool) -> Iterator[None]:
-    """Keep every core busy beside what runs inside the block."""
-    begun = [subprocess.Popen([sys.executable, "-c", WORK])
-             for _ in range(os.cpu_count() or 1)] if wanted else []
-    try:
-        yield
-    finally:
-        for process in begun:
-            process.kill()
-            process.wait()
 
 
 def run_tests(command: str, variables: dict[str, str], out: Path) -> dict:

@@ -41,6 +41,7 @@ from torch.utils.mkldnn import to_mkldnn
 from benchmarks.shared import store
 from helpers import course, data, models, ppo_trainer, reward, trl_adapter
 from helpers.engine import place
+from helpers.engine.tokens import encode_prompts
 from helpers.profiles import load_profile
 
 BATCH, EPOCHS, PROMPT_TOKENS = 64, 4, 32
@@ -117,7 +118,7 @@ class Job:
         models.disable_dropout(self.policy)
         (self.new_tokens, self.never_ends), self.precision = KINDS[kind], precision
         rows = data.load_demonstrations(settings, "train")
-        encoded = [self.tokenizer(r["prompt"], add_special_tokens=False)["input_ids"] for r in rows]
+        encoded = encode_prompts(self.tokenizer, [r["prompt"] for r in rows])
         kept = [r["prompt"] for r, ids in zip(rows, encoded, strict=True)
                 if len(ids) <= PROMPT_TOKENS]
         self.prompts = list(dict.fromkeys(kept))[:512]
@@ -280,7 +281,7 @@ def report(job: Job, title: str, found: dict[str, dict], rate: float) -> None:
     """Print a table of the medians, and where our trainers' time goes."""
     print(f"\n{title}\n{'trainer':<28}{'episodes/s':>11}{'against TRL':>13}{'quartiles':>14}"
           f"{'CPU ratio':>11}{'of peak':>9}")
-    prompt = np.mean([len(job.tokenizer(p)["input_ids"]) for p in job.prompts])
+    prompt = np.mean([*map(len, encode_prompts(job.tokenizer, job.prompts))])
     for name, row in found.items():
         line = f"{name:<28}{BATCH / row['seconds']:>11.1f}"
         if name != "TRL":

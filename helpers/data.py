@@ -41,7 +41,14 @@ from helpers.engine.rows import (
     render_example,
     render_prompt,
 )
-from helpers.engine.sources import OOD, SPLITS, demonstration_source, location, source_of
+from helpers.engine.sources import (
+    OOD,
+    SPLITS,
+    demonstration_source,
+    location,
+    names_of_parts,
+    source_of,
+)
 from helpers.errors import UserError
 from helpers.paths import DATA
 from helpers.profiles import Settings
@@ -268,15 +275,6 @@ def _converted(
     names = [""] if len(paths) == 1 else names_of_parts(paths)
     parts = zip(names, map(read_rows, paths), strict=True)
     return tuple(convert_rows(parts, convert, kind, name))
-
-
-def names_of_parts(paths: list[Path]) -> list[str]:
-    """What tells files apart: their names, with the folders that differ before them."""
-    depth = 1
-    while depth < max(len(path.parts) for path in paths) and len(
-            {path.parts[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def forget() -> None:

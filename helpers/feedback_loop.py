@@ -10,6 +10,7 @@ Arrays over sampled answers have shape (questions, n): row q holds the n answers
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from random import Random
@@ -27,6 +28,7 @@ from helpers.engine.kinds import EncodedPair, PairText
 from helpers.engine.place import reuse_memory
 from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
+from helpers.models import disable_dropout
 
 _NUMBER = "two three four five six seven eight nine ten eleven twelve dozen hundred thousand"
 PROPERTIES: dict[str, tuple[str, re.Pattern]] = {
@@ -196,7 +198,8 @@ def update_reward_model(
     model: nn.Module, tokenizer: Any, new_pairs: Sequence[PairText],
     old_pairs: Sequence[PairText], *,
     steps: int = 60, batch_size: int = 16, old_batch_size: int = 32, learning_rate: float = 1e-4,
-    keep: float = 1.0, max_length: int = 256, seed: int = 0, keep_loss_fn: Callable = keep_loss,
+    keep: float = 1.0, max_length: int = 256, pairs_at_once: int | None = None, seed: int = 0,
+    keep_loss_fn: Callable = keep_loss,
 ) -> list[dict[str, float]]:
     """Teach a trained reward model new pairs, in place, without losing what it knew.
 
@@ -205,6 +208,10 @@ def update_reward_model(
     With `keep` 0 nothing holds the model back. Dropout stays off. What the backbone's likelihood
     adds to the reward (`reward.use_likelihood`) stands aside during the update: it is the head
     that learns from the new pairs and stays with the old ones.
+
+    `pairs_at_once` is what memory holds: a step of more pairs adds up the gradients of several
+    passes, by the mean of `keep_loss_fn` over the pairs of each. None: all in one. A model with
+    gradient checkpointing uses it.
 
     new_pairs, old_pairs: dictionaries `prompt, chosen, rejected`; the `rating_gap` of
     `feedback.ratings_to_pairs` is in points, not in reward, and asks for no margin.
@@ -227,28 +234,42 @@ def update_reward_model(
     old.sort(key=reward.shared_length, reverse=True)
     pad, device = tokenizer.pad_token_id, next(model.parameters()).device
     model.eval()
+    read = 2 * pairs_at_once if pairs_at_once else 64
     with reward.likelihood_aside(model), torch.no_grad():
-        before = torch.cat([_margins(model, old[i : i + 64], pad) for i in range(0, len(old), 64)])
+        before = torch.cat(
+            [_margins(model, old[i : i + read], pad) for i in range(0, len(old), read)])
+    if getattr(model, "is_gradient_checkpointing", False):  # it works in training mode only
+        disable_dropout(model).train()
     draws = zip(_batches(new, batch_size, seed),
                 _batches(old, old_batch_size, seed + 1), range(steps), strict=False)
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
     history = []
     for some_new, some_old, step in draws:
         optimiser.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-        with reward.likelihood_aside(model):  # few pairs: the backbone would learn them by heart
-            margins = _margins(model, [new[i] for i in some_new], pad)
-            kept = _margins(model, [old[i] for i in some_old], pad)
-        new_loss = reward.bradley_terry_loss(margins, torch.zeros_like(margins))
-        old_loss = keep_loss_fn(kept, before[torch.tensor(some_old, device=device)])
-        loss = new_loss + keep * old_loss
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss became {loss.item()} at step {step + 1} of the update; "
-                            "lower feedback.learning_rate.")
         optimiser.zero_grad()
-        loss.backward()
+        new_loss = old_loss = 0.0
+        for rows, old_rows in _passes(some_new, some_old, pairs_at_once):
+            terms = []
+            with reward.likelihood_aside(model):  # the backbone would learn few pairs by heart
+                if rows:
+                    margins = _margins(model, [new[i] for i in rows], pad)
+                    told = reward.bradley_terry_loss(margins, torch.zeros_like(margins))
+                    terms.append(told * (len(rows) / len(some_new)))
+                    new_loss += terms[-1].item()
+                if old_rows:
+                    kept = _margins(model, [old[i] for i in old_rows], pad)
+                    told = keep_loss_fn(kept, before[torch.tensor(old_rows, device=device)])
+                    told = told * (len(old_rows) / len(some_old))
+                    terms.append(keep * told)
+                    old_loss += told.item()
+            sum(terms).backward()
+        if not math.isfinite(new_loss + keep * old_loss):
+            raise UserError(f"the loss became {new_loss + keep * old_loss} at step {step + 1} of "
+                            "the update; lower feedback.learning_rate.")
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        history.append({"step": step + 1, "new_loss": new_loss.item(), "old_loss": old_loss.item()})
+        history.append({"step": step + 1, "new_loss": new_loss, "old_loss": old_loss})
+    model.eval()
     return history
 
 
@@ -261,6 +282,19 @@ def _unfreeze(model: Any) -> list[nn.Parameter]:
     if not parameters:
         raise UserError("no parameter of the reward model can be trained; it is frozen.")
     return parameters
+
+
+def _passes(
+    new: list[int], old: list[int], at_once: int | None
+) -> Iterator[tuple[list[int], list[int]]]:
+    """The rows of one step for each pass: all, or where these are too many a few of one kind."""
+    if at_once is None or max(len(new), len(old)) <= at_once:
+        yield new, old
+        return
+    for start in range(0, len(new), at_once):
+        yield new[start : start + at_once], []
+    for start in range(0, len(old), at_once):
+        yield [], old[start : start + at_once]
 
 
 def _margins(model: nn.Module, rows: Sequence[EncodedPair], pad_token_id: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -112,7 +113,7 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
 
 def _short_name(source: str | Path) -> str:
     """The last part of a folder, or of a hub id without its revision."""
-    found = None if Path(source).exists() else hub.parse(str(source))
+    found = None if os.path.exists(source) else hub.parse(str(source))
     return Path(found.repo if found else source).name
 
 
@@ -336,11 +337,36 @@ def new_reward_model(
     return _to_train(_placed(model, settings), settings, "SEQ_CLS")
 
 
+def with_new_head(
+    source: str | Path, tokenizer: PreTrainedTokenizerBase, settings: Settings,
+    labels: Sequence[str], what: str
+) -> PreTrainedModel:
+    """A language model's backbone, float32, with a new head of one logit for each label.
+
+    Args:
+        what: "comparison model" or the like, for messages.
+
+    Raises:
+        UserError: the folder or hub id is not to be had, or damaged, or does not fit the tokenizer.
+    """
+    plain = settings.models.model_copy(update={"lora": False})
+    what = f"{what}'s backbone"
+    with _clear_errors(what, source):
+        return _backbone(str(source), tokenizer, settings.model_copy(update={"models": plain}),
+                         what, num_labels=len(labels), id2label=dict(enumerate(labels)),
+                         label2id={name: i for i, name in enumerate(labels)})
+
+
 def _reward_model(name: str, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> Any:
-    what = "reward model's backbone"
+    return _backbone(name, tokenizer, settings, "reward model's backbone", num_labels=1)
+
+
+def _backbone(
+    name: str, tokenizer: PreTrainedTokenizerBase, settings: Settings, what: str, **head: Any
+) -> Any:
     folders.check(name, what, tokenizer=False)
     model = _pretrained(AutoModelForSequenceClassification, name, settings, "reward", what,
-                        new_head=True, num_labels=1)
+                        new_head=True, **head)
     folders.check_fit(tokenizer, model.get_input_embeddings().num_embeddings, what, name)
     _know_padding(model, tokenizer)
     return disable_dropout(model)
@@ -444,7 +470,7 @@ class _clear_errors:
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         ours = isinstance(error, UserError | MemoryError | torch.OutOfMemoryError)
         if isinstance(error, Exception) and not ours:
-            if not Path(self.source).exists() and hub.parse(str(self.source)):
+            if not os.path.exists(self.source) and hub.parse(str(self.source)):
                 raise UserError(f"the {self.what} {hub.refusal(error, self.source)}") from error
             first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
             reason = first if isinstance(error, OSError | ValueError | ImportError) and first else (

@@ -10,6 +10,12 @@ DATA = ROOT / "data"
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """This process's variables for a child that has to find this very copy of the course."""
+    """This process's variables for a child that has to find this very copy of the course.
+
+    Its threads spin only briefly while they wait for each other, and then sleep: by default they
+    spin for long, and where something else wants the cores, each waits for one that is not let
+    run. That costs some speed on an idle machine and saves much more on a busy one
+    (`benchmarks/waiting.py`). What the reader has set is left as it is.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {"GOMP_SPINCOUNT": "1000", **os.environ, "PYTHONPATH": path, **more}

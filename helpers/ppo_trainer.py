@@ -332,7 +332,7 @@ class PPO:
         forget_precision()  # this trainer has its own; an earlier one's would be inherited
         self.accelerator = Accelerator(
             mixed_precision="no",
-            cpu=not torch.cuda.is_available() or policy.device.type == "cpu",
+            cpu=policy.device.type == "cpu",
             log_with=log_with, project_dir=str(log_dir) if log_dir else None,
         )
         self._log = log_with is not None

@@ -31,7 +31,7 @@ from helpers.engine import artifacts
 from helpers.engine.class_logits import class_logits
 from helpers.engine.kinds import Review
 from helpers.engine.muon import Muon
-from helpers.engine.place import fast_bfloat16, reuse_memory
+from helpers.engine.place import fast_bfloat16, gpu_or_cpu, reuse_memory
 from helpers.engine.tokens import text_ids
 from helpers.errors import UserError
 from helpers.profiles import Scratch, Settings
@@ -120,7 +120,7 @@ def train_from_scratch(
     rows = torch.from_numpy(pack(tokenizer, texts, scratch.n_positions))
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(scratch_config(tokenizer, scratch)).float()
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = gpu_or_cpu().type
     model.to(kind).train()
     batch = max(1, scratch.batch_tokens // scratch.n_positions)
     steps = max(1, round(scratch.tokens / (batch * scratch.n_positions)))
@@ -177,7 +177,7 @@ def train_classifier(
         id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1})
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config).float()
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = gpu_or_cpu().type
     model.to(kind).train()
     ids = text_ids(tokenizer, [r["text"] for r in reviews])
     labels = torch.tensor([r["label"] for r in reviews])

@@ -161,7 +161,7 @@ def train_sft(
             train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 30),
             save_strategy="no", report_to="none", disable_tqdm=True, activation_checkpointing=False,
             bf16=bf16,
-            use_cpu=not next(model.parameters()).is_cuda, dataloader_pin_memory=False,
+            use_cpu=next(model.parameters()).device.type == "cpu", dataloader_pin_memory=False,
             eos_token=cast(str, tokenizer.eos_token))
         trainer = _trainer()(model=model, args=one_device(config), train_dataset=rows,
                              processing_class=tokenizer, callbacks=list(callbacks))

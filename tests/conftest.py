@@ -49,3 +49,18 @@ def notebook_tree(tmp_path, monkeypatch):
 
     make.folder = folder
     return make
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A function of a family's name: the folder of its tiny model, made once in a file of tests."""
+    from families import make_family
+
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            folders[name] = make_family(name, tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return folder

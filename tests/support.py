@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoConfig,
@@ -149,3 +151,41 @@ def train_scorer(tokenizer, folder, model=None, pairs=None, **options):
         **{k: v for k, v in options.items() if k not in own},
     )
     return model, history
+
+
+def byte_tokenizer():
+    """A byte-level BPE of few words, with its special tokens first, as `trl_adapter` wants one."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        ["a good film about a bad day and the end of it all"] * 5,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=["<|pad|>", "<|eos|>"],
+                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|eos|>", padding_side="left")
+
+
+def byte_policy(tokenizer):
+    """A small GPT-2 for `byte_tokenizer`."""
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_layer=2, n_head=2, n_embd=32, n_positions=64,
+        bos_token_id=1, eos_token_id=1, pad_token_id=0))
+
+
+def tiny_classifier():
+    """A DistilBERT of random weights with word pieces of its own: (model, tokenizer)."""
+    piece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    piece.train_from_iterator(
+        ["a good film about a bad day and the end of it all"],
+        trainers.WordPieceTrainer(
+            vocab_size=120, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]))
+    piece.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    torch.manual_seed(1)
+    model = DistilBertForSequenceClassification(DistilBertConfig(
+        vocab_size=120, dim=32, hidden_dim=64, n_layers=1, n_heads=2, max_position_embeddings=64))
+    return model.eval(), PreTrainedTokenizerFast(
+        tokenizer_object=piece, pad_token="[PAD]", unk_token="[UNK]",
+        cls_token="[CLS]", sep_token="[SEP]")

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support import word_tokenizer
+from support import byte_tokenizer, word_tokenizer
 
 from helpers import data
 from helpers.engine import rows as rows_module
@@ -389,8 +389,10 @@ def test_the_share_of_rows_to_set_aside_is_one_of_the_whole_split(tmp_path, caps
 
 def test_parts_of_one_name_are_told_apart_by_their_folders():
     paths = [Path("hub/a/help/train.jsonl"), Path("hub/a/harm/train.jsonl")]
-    assert data.names_of_parts(paths) == ["help/train.jsonl", "harm/train.jsonl"]
-    assert data.names_of_parts([paths[0], Path("hub/b/help/train.jsonl")]) == [
+    assert sources.names_of_parts([Path("a/train-0.csv"), Path("a/train-1.csv")]) == [
+        "train-0.csv", "train-1.csv"]
+    assert sources.names_of_parts(paths) == ["help/train.jsonl", "harm/train.jsonl"]
+    assert sources.names_of_parts([paths[0], Path("hub/b/help/train.jsonl")]) == [
         "a/help/train.jsonl", "b/help/train.jsonl"]
 
 
@@ -417,7 +419,7 @@ def test_a_split_without_rows_says_so_with_the_count(tmp_path, rows, words):
     ({"prompt": 5, "chosen": "x", "rejected": "y"}, "row 1: 'prompt' is 5; it must be text"),
     ({"prompt": "A?", "response_a": "x", "response_b": "y", "winner": 3}, "the winner is 3"),
     ({"prompt": "A?", "chosen": "x", "rejected": "y", "topic": ["a"]}, "'topic' is .*a name"),
-    ({"instruction": "A?", "completions": [5, None]}, "fewer than two completions"),
+    ({"instruction": "A?", "completions": [5, None]}, "a list of objects of response"),
 ])
 def test_what_no_row_can_mean_is_one_sentence_with_its_row(tmp_path, row, words):
     path = write_lines(tmp_path / "pairs.jsonl", [row])
@@ -472,3 +474,16 @@ def test_a_policy_is_measured_on_prompts_it_was_not_trained_on(monkeypatch):
     few = load_profile("embedded", {"ppo.max_prompt_tokens": 3, "ppo.eval_prompts": 1})
     train, one = data.policy_prompts(few, tokenizer)
     assert one == test[:1] and not set(one) & set(train)
+
+
+def test_prompts_are_two_to_eight_tokens_of_long_reviews_and_encode_to_themselves():
+    tokenizer = byte_tokenizer()
+    long = "a good film about a bad day and the end of it all " * 6
+    reviews = [long, "a bad day", "the " + long, "caf\u00e9 " * 60]
+    prompts = data.cut_prompts(reviews, tokenizer, 30, seed=1)
+    sizes = [len(tokenizer.encode(p)) for p in prompts]
+    assert len(prompts) == 30 and min(sizes) >= 2 and max(sizes) <= 8 and len(set(sizes)) > 3
+    assert not any(p.startswith("a bad") for p in prompts)
+    assert prompts == data.cut_prompts(reviews, tokenizer, 30, seed=1)
+    with pytest.raises(UserError, match="longer than 200"):
+        data.cut_prompts(["short"], tokenizer, 1)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from support import byte_policy, byte_tokenizer
 
 from helpers import evaluation as ev
 from helpers.errors import UserError
 from helpers.paths import ROOT
+from helpers.profiles import load_profile
 
 
 def test_bootstrap_interval_matches_scipy_percentile_bootstrap():
@@ -372,3 +374,19 @@ def test_02_times_a_gpu_until_it_has_finished():
              "torch": SimpleNamespace(cuda=gpu)}
     exec(function, names)
     assert names["seconds"](lambda: clock.update(given=1.0)) == 1.0
+
+
+def test_a_measure_of_the_reference_itself_has_no_kl_and_repeats():
+    settings = load_profile("embedded", {"ppo_trl.max_new_tokens": 10})
+    tokenizer = byte_tokenizer()
+    policy, prompts = byte_policy(tokenizer), ["a", "a good", "the end"]
+    args = (policy, policy, tokenizer, prompts, lambda p, r: [len(t) for t in r], settings.ppo_trl)
+    first, again = (ev.measure(*args, gold_fn=len, repeats=2) for _ in range(2))
+    assert first["scores"].shape == first["gold"].shape == first["kl"].shape == (3, 2)
+    assert np.abs(first["kl"]).max() == 0
+    assert first["texts"] == again["texts"] and (first["scores"] == again["scores"]).all()
+    assert list(first["scores"][:, 0]) == [len(t) for t in first["texts"]]
+    lengths = np.array([[len(p)] for p in prompts])
+    assert (first["gold"] == first["scores"] + lengths).all()
+    assert 0 < first["entropy"] < np.log(len(tokenizer)) + 1e-6
+    assert "gold" not in ev.measure(*args, repeats=1)

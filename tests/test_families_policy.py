@@ -8,7 +8,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_family
+from families import FAMILIES
 
 from helpers import evaluation, feedback_loop, models
 from helpers import trl_adapter as ta
@@ -38,19 +38,6 @@ def pairwise(cells):
 def settings_for(way, folder, **more):
     return load_profile("embedded", {
         "device": "cpu", "mixed_precision": "none", "out": str(folder), **WAYS[way], **more})
-
-
-@pytest.fixture(scope="module", name="made")
-def made_fixture(tmp_path_factory):
-    """Folders of families, each made once."""
-    folders = {}
-
-    def made(name):
-        if name not in folders:
-            folders[name] = make_family(name, tmp_path_factory.mktemp(name))
-        return folders[name]
-
-    return made
 
 
 def share_of_letter(prompts, responses):

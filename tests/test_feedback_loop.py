@@ -222,6 +222,35 @@ def test_the_head_learns_and_the_likelihood_stands_aside(tokenizer, trained):
         model, tokenizer, pair)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_in_several_passes_is_the_same_step(tokenizer, checkpointing):
+    """What memory holds decides how many pairs are read at once, and not what is learned."""
+    new, old = make_pairs(8, "because so", "no"), make_pairs(20, "good", "bad")
+
+    def updated(**changes):
+        model, seen = make_model(tokenizer), []
+        if changes and checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.transformer.h[0].mlp.register_forward_pre_hook(
+            lambda _, args: seen.append((len(args[0]), torch.is_grad_enabled())))
+        log = feedback_loop.update_reward_model(
+            model, tokenizer, new, old, steps=3, batch_size=8, old_batch_size=20,
+            learning_rate=1e-2, **changes)
+        assert not model.training
+        return torch.cat([p.detach().flatten() for p in model.parameters()]), log, seen
+
+    weights, log, seen = updated()
+    again, other, passes = updated(pairs_at_once=6)
+    torch.testing.assert_close(again, weights, rtol=0, atol=2e-4)
+    for row, same in zip(log, other, strict=True):
+        assert same == pytest.approx(row, abs=1e-4)
+    learned = [rows for rows, gradients in passes if gradients]
+    assert max(learned) == 6 and max(rows for rows, gradients in seen if gradients) == 20
+    # 8 and 20 pairs by six are two and four passes; checkpointing computes a layer twice
+    assert len(learned) == 3 * (2 + 4) * (2 if checkpointing else 1)
+    assert max(rows for rows, gradients in passes if not gradients) <= 12
+
+
 def test_a_loss_that_is_not_finite_stops_the_update(tokenizer):
     old = make_pairs(4, "good", "bad")
     with pytest.raises(UserError, match="step 1 of the update"):

@@ -260,3 +260,15 @@ def test_a_pair_takes_the_walk_that_the_readme_tells(tmp_path):
         sys.setprofile(None)
     first = [entered.index(stop) for stop in walk]
     assert first == sorted(first)
+
+
+def test_texts_become_tokens_in_one_place():
+    """A tokenizer that is called on texts itself takes what they spell out for special tokens."""
+    calls = [f"{path.relative_to(ROOT)}:{node.lineno}"
+             for folder in ("helpers", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+             if path != HOUSE / "engine" / "tokens.py"
+             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Call) and re.fullmatch(
+                 r"(.*\.)?tokenizer(\.(encode|__call__|batch_encode_plus))?",
+                 ast.unparse(node.func))]
+    assert not calls

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from families import make_family
-from support import pieces_tokenizer
+from support import byte_policy, byte_tokenizer, pieces_tokenizer
 
-from helpers import data, evaluation, models, reward
+from helpers import models
 from helpers import trl_adapter as ta
 from helpers.errors import UserError
 
@@ -20,53 +20,12 @@ WIDTH, LENGTH = 6, 10
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-    from tokenizers.models import BPE
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        ["a good film about a bad day and the end of it all"] * 5,
-        trainers.BpeTrainer(vocab_size=300, special_tokens=["<|pad|>", "<|eos|>"],
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|eos|>", padding_side="left")
+    return byte_tokenizer()
 
 
 @pytest.fixture
 def policy(tokenizer):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_layer=2, n_head=2, n_embd=32, n_positions=64,
-        bos_token_id=1, eos_token_id=1, pad_token_id=0))
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-    from transformers import (
-        DistilBertConfig,
-        DistilBertForSequenceClassification,
-        PreTrainedTokenizerFast,
-    )
-
-    piece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    piece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    piece.train_from_iterator(
-        ["a good film about a bad day and the end of it all"],
-        trainers.WordPieceTrainer(
-            vocab_size=120, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]))
-    piece.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    torch.manual_seed(1)
-    model = DistilBertForSequenceClassification(DistilBertConfig(
-        vocab_size=120, dim=32, hidden_dim=64, n_layers=1, n_heads=2, max_position_embeddings=64))
-    return model.eval(), PreTrainedTokenizerFast(
-        tokenizer_object=piece, pad_token="[PAD]", unk_token="[UNK]",
-        cls_token="[CLS]", sep_token="[SEP]")
+    return byte_policy(tokenizer)
 
 
 def rows(tokenizer, prompt, response, width=WIDTH, length=LENGTH):
@@ -141,37 +100,6 @@ def test_a_reward_that_is_not_one_finite_number_per_row_is_refused(tokenizer):
     for bad in (lambda p, r: [float("nan")], lambda p, r: [1.0, 2.0]):
         with pytest.raises(UserError, match="one finite number"):
             ta.TextReward(bad, tokenizer, WIDTH).reader(ids, (ids != 0).long())
-
-
-def test_sentiment_logit_is_the_positive_logit_in_the_order_given(classifier):
-    model, own = classifier
-    prompts, responses = ["a good", "a", "the end of"], [" film", " bad day and the end", " it"]
-    scores = reward.sentiment_logit(model, own, batch_size=2)(prompts, responses)
-    for p, r, s in zip(prompts, responses, scores, strict=True):
-        with torch.no_grad():
-            alone = model(**{k: v for k, v in own(p + r, return_tensors="pt").items()
-                             if k != "token_type_ids"}).logits[0, 1]
-        assert s == pytest.approx(float(alone), abs=1e-5)
-
-
-def test_positive_label_goes_by_its_name(classifier):
-    model = copy.copy(classifier[0])
-    model.config = copy.deepcopy(model.config)
-    assert models.positive_label(model) == 1
-    model.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}
-    assert models.positive_label(model) == 0
-
-
-def test_prompts_are_two_to_eight_tokens_of_long_reviews_and_encode_to_themselves(tokenizer):
-    long = "a good film about a bad day and the end of it all " * 6
-    reviews = [long, "a bad day", "the " + long, "caf\u00e9 " * 60]
-    prompts = data.cut_prompts(reviews, tokenizer, 30, seed=1)
-    sizes = [len(tokenizer.encode(p)) for p in prompts]
-    assert len(prompts) == 30 and min(sizes) >= 2 and max(sizes) <= 8 and len(set(sizes)) > 3
-    assert not any(p.startswith("a bad") for p in prompts)
-    assert prompts == data.cut_prompts(reviews, tokenizer, 30, seed=1)
-    with pytest.raises(UserError, match="longer than 200"):
-        data.cut_prompts(["short"], tokenizer, 1)
 
 
 def test_padded_prompts_have_one_width_and_refuse_pad_equal_eos(tokenizer):
@@ -264,19 +192,6 @@ def settings(tmp_path):
     return load_profile("embedded", {"out": str(tmp_path), "ppo_trl.max_new_tokens": LENGTH})
 
 
-def test_the_reward_is_chosen_by_one_setting(settings, classifier, monkeypatch):
-    from helpers.profiles import load_profile
-
-    by_logit = reward.chosen_reward(settings, *classifier)(["a good"], [" film"])
-    assert by_logit == pytest.approx(reward.sentiment_logit(*classifier)(["a good"], [" film"]))
-    monkeypatch.setattr("helpers.reward.functions.load_reward_function",
-                        lambda s: lambda p, r: [7.0] * len(p))
-    other = load_profile("embedded", {"ppo_trl.reward": "reward_model"})
-    assert reward.chosen_reward(other, *classifier)(["a"], ["b"]) == [7.0]
-    with pytest.raises(UserError, match="sentiment, reward_model"):
-        reward.chosen_reward(load_profile("embedded", {"ppo_trl.reward": "length"}), *classifier)
-
-
 def test_both_trainers_are_given_one_task(settings, tmp_path):
     trl, ours = ta.trl_config(settings, str(tmp_path)), ta.our_config(settings)
     pairs = {
@@ -293,20 +208,6 @@ def test_both_trainers_are_given_one_task(settings, tmp_path):
     assert {name: getattr(trl, name) for name in pairs} == pairs
     assert not ours.normalise_reward and ours.kl_target is None  # TRL knows neither
     assert ta.our_config(settings, epochs=7).epochs == 7
-
-
-def test_a_measure_of_the_reference_itself_has_no_kl_and_repeats(settings, tokenizer, policy):
-    prompts = ["a", "a good", "the end"]
-    args = (policy, policy, tokenizer, prompts, lambda p, r: [len(t) for t in r], settings.ppo_trl)
-    first, again = (evaluation.measure(*args, gold_fn=len, repeats=2) for _ in range(2))
-    assert first["scores"].shape == first["gold"].shape == first["kl"].shape == (3, 2)
-    assert np.abs(first["kl"]).max() == 0
-    assert first["texts"] == again["texts"] and (first["scores"] == again["scores"]).all()
-    assert list(first["scores"][:, 0]) == [len(t) for t in first["texts"]]
-    lengths = np.array([[len(p)] for p in prompts])
-    assert (first["gold"] == first["scores"] + lengths).all()
-    assert 0 < first["entropy"] < np.log(len(tokenizer)) + 1e-6
-    assert "gold" not in evaluation.measure(*args, repeats=1)
 
 
 def test_quiet_training_keeps_the_rows_of_a_trainer_that_calls_its_reward_by_another_name(

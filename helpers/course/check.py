@@ -19,7 +19,9 @@ from helpers import data, feedback, models
 from helpers.engine import annotation_tools, forms
 from helpers.engine.kinds import Row
 from helpers.engine.rows import (
+    FORMS,
     IRREGULAR_SHARE,
+    LEFT_OUT,
     Converted,
     as_comparison,
     as_demonstration,
@@ -32,6 +34,8 @@ from helpers.engine.rows import (
 )
 from helpers.engine.sources import SPLITS, split_files
 from helpers.engine.tables import Table, read_table
+from helpers.engine.tokens import text_ids
+from helpers.engine.values import columns_of
 from helpers.errors import UserError
 from helpers.profiles import load_profile
 
@@ -94,13 +98,12 @@ def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str 
         raise UserError(f"{kind}: {path.name} is empty; it must hold at least one row.")
     manner = form_of_row(table.rows[0], kind)
     if manner is None:
-        raise UserError(f"{kind}: {path.name} has the columns "
-                        f"{', '.join(map(str, table.rows[0]))}; it must have "
-                        f"{wanted_columns(kind)}.")
+        raise UserError(f"{kind}: {path.name} has the columns {columns_of(table.rows[0])}; it "
+                        f"must have {wanted_columns(kind)}.")
     print(f"  {len(table.rows):,} rows of {kind}, as in {manner.name} "
           f"(columns {', '.join(manner.columns)})")
     found = sorted_out(table.rows, CONVERTERS[kind])
-    fine = _counts(found)
+    fine = _counts(found, kind)
     if found.good:
         _splits(found.good, whole)
         _lengths(found.good, kind, tokenizer)
@@ -119,7 +122,7 @@ def _are_ratings(rows: list[Row]) -> bool:
     if any("ratings" in row or any(str(c).startswith("rating.") for c in row) for row in rows[:1]):
         return True
     try:
-        return annotation_tools.recognise(rows[:20]) is not None and not any(
+        return annotation_tools.recognise(rows) is not None and not any(
             "preference" in row for row in annotation_tools.feedback_rows(rows, ""))
     except UserError:  # the loaders will say it, with its place
         return False
@@ -128,10 +131,15 @@ def _are_ratings(rows: list[Row]) -> bool:
 def _check_ratings(path: Path, table: Table) -> bool:
     """The same of a file of ratings: who rated how much, and what; it is taken in for a trial."""
     print(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
+    if not table.rows:
+        raise UserError(f"ratings: {path.name} is empty; it must hold at least one row.")
     with tempfile.TemporaryDirectory() as folder:
         store = feedback.RatingStore(Path(folder) / "trial.jsonl")
         store.add_csv(path)
         rows = store.rows()
+    if not rows:
+        raise UserError(f"ratings: {path.name} holds no rating that counts; give rows with an "
+                        "annotator, the texts, and a rating or a preference.")
     print(f"  {len(table.rows):,} rows of ratings; {len(rows):,} count")
     for annotator, number in Counter(row["annotator"] for row in rows).most_common():
         print(f"    {annotator}: {number:,}")
@@ -145,25 +153,26 @@ def _check_ratings(path: Path, table: Table) -> bool:
     _first_rows([{**row, "ratings": ", ".join(
         f"{k} {v}" for k, v in row.get("ratings", {}).items())} for row in rows])
     print(f"\nThe course takes it: feedback.RatingStore(STORE).add_csv({str(path)!r})")
-    return bool(rows)
+    return True
 
 
 def _kind(path: Path, table: Table) -> str:
     first = table.rows[0] if table.rows else {}
     kinds = [kind for kind in CONVERTERS if form_of_row(first, kind)]
     if not kinds:
-        wanted = "".join(f"\n  {kind}: {wanted_columns(kind)}" for kind in CONVERTERS)
-        columns = ", ".join(map(str, first)) or "no columns"
-        raise UserError(f"{path.name} has {columns}, which is none of the course's kinds; "
-                        f"they have{wanted}")
+        wanted = ", ".join(f"{', '.join(FORMS[kind][0].columns)} ({kind})" for kind in CONVERTERS)
+        raise UserError(f"{path.name} has {columns_of(first) or 'no columns'}, which is none of "
+                        f"the course's kinds; they have such columns as {wanted}, and --kind KIND "
+                        "names all.")
     return kinds[0]
 
 
-def _counts(found: Converted) -> bool:
+def _counts(found: Converted, kind: str) -> bool:
     """Say how many rows are good and why others are not; whether the loaders would go on."""
     parts = [f"{len(found.good):,} good"]
     if found.left_out:
-        parts.append(f"{found.left_out:,} ties, left out of pairs")
+        rows, what, _ = LEFT_OUT[kind]
+        parts.append(f"{found.left_out:,} left out of {rows}: {what}")
     parts.append(f"{len(found.irregular):,} set aside")
     if found.faulty:
         parts.append(f"{len(found.faulty):,} that stop the loading")
@@ -232,8 +241,8 @@ def _middle_and_high(lengths: list[int]) -> tuple[float, float]:
 def _counter(tokenizer: str | None) -> tuple[Callable[[list[str]], list[int]], str]:
     source = tokenizer or models.base_source(load_profile("embedded"))
     loaded = models.load_tokenizer(source)
-    return (lambda texts: [len(ids) for ids in loaded(texts, add_special_tokens=False)[
-        "input_ids"]]), Path(source).name if tokenizer else "embedded"
+    return (lambda texts: [*map(len, text_ids(loaded, texts))]), (
+        Path(source).name if tokenizer else "embedded")
 
 
 def _first_rows(rows: list[Any]) -> None:

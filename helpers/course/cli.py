@@ -182,7 +182,7 @@ def _pytest(marked: str, share: str, rest: list[str]) -> int:
     """
     call = _call("-m", "pytest", "-m", marked, *rest)
     whole = all(word.startswith("-") for word in rest) and not {"-n", "-s", "--pdb"} & {*rest}
-    if whole and (side_by_side := _workers()) > 1:
+    if whole and (side_by_side := workers()) > 1:
         call["args"] += ["-n", str(side_by_side), "--dist", share]
         call["env"].setdefault("OMP_NUM_THREADS", "1")  # the workers are the threads
     process = subprocess.Popen(**call)
@@ -263,7 +263,7 @@ def _doctor(arguments) -> int:
         return 1
 
 
-def _workers() -> int:
+def workers() -> int:
     """Processes that tests can be shared among: one a core, each with 3 GB; four at most."""
     import psutil
 

@@ -26,6 +26,7 @@ OPTIONAL = {
     "nbval": "`make regress` needs it",
     "pytest": "`make test` needs it",
     "pytest-xdist": "`make test` shares the tests among the cores with it",
+    "hypothesis": "the tests of arbitrary files and rows need it",
     "ruff": "`make lint` needs it",
     "check-jsonschema": "`make lint` needs it",
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from typing import Any, cast
+from typing import Any
 
 from helpers.course.execute import notebook_folder
 from helpers.errors import UserError
@@ -20,6 +20,7 @@ COMPARE = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq,
 }
+SIGNS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "=="}
 COMBINE = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }
@@ -64,6 +65,30 @@ def check(text: str, metrics: dict[str, float | None]) -> tuple[bool, str]:
     Raises:
         UserError: the text is not a comparison of metrics and numbers.
     """
+    left, right, compare, missing = _sides(text, metrics)
+    if missing:
+        return False, f"{', '.join(missing)} not recorded"
+    sign = SIGNS[compare]
+    return COMPARE[compare](left, right), f"{left:.4g} {sign} {right:.4g}"
+
+
+def margin(text: str, metrics: dict[str, float | None]) -> float:
+    """How far a comparison is from failing, in the unit of its sides; negative where it fails.
+
+    Raises:
+        UserError: as `check`, and where a metric was not recorded.
+    """
+    left, right, compare, missing = _sides(text, metrics)
+    if missing:
+        raise UserError(f"expected.yaml: {text!r}: {', '.join(missing)} not recorded.")
+    apart = abs(left - right)
+    return apart if COMPARE[compare](left, right) else -apart
+
+
+def _sides(
+    text: str, metrics: dict[str, float | None]
+) -> tuple[float, float, type[ast.cmpop], list[str]]:
+    """Both sides as numbers, how they are compared, and which metrics were not recorded."""
     try:
         node = ast.parse(text, mode="eval").body
     except SyntaxError as error:
@@ -75,25 +100,7 @@ def check(text: str, metrics: dict[str, float | None]) -> tuple[bool, str]:
     known = {name: float("nan") if (value := metrics.get(name)) is None else value
              for name in names}
     left, right = (_value(side, known, text) for side in (node.left, node.comparators[0]))
-    if missing:
-        return False, f"{', '.join(missing)} not recorded"
-    sign = text[len(ast.get_source_segment(text, node.left) or ""):].strip()[:2].strip()
-    return COMPARE[type(node.ops[0])](left, right), f"{left:.4g} {sign} {right:.4g}"
-
-
-def margin(text: str, metrics: dict[str, float | None]) -> float:
-    """How far a comparison is from failing, in the unit of its sides; negative where it fails.
-
-    Raises:
-        UserError: as `check`, and where a metric was not recorded.
-    """
-    ok, detail = check(text, metrics)
-    if detail.endswith("not recorded"):
-        raise UserError(f"expected.yaml: {text!r}: {detail}.")
-    node = cast(ast.Compare, ast.parse(text, mode="eval").body)
-    left, right = (_value(side, cast(dict[str, float], metrics), text)
-                   for side in (node.left, node.comparators[0]))
-    return abs(left - right) if ok else -abs(left - right)
+    return left, right, type(node.ops[0]), missing
 
 
 def _value(node: ast.expr, metrics: dict[str, float], text: str) -> float:

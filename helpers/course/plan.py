@@ -28,7 +28,7 @@ Task = Literal["text", "score", "sentiment"]  # what a model is for: its head
 MOMENTS: tuple[Moment, ...] = ("sample", "score", "learn", "step")
 SAYS = {"sample": "sampling", "score": "reading without a way back",
         "learn": "before the way back", "step": "the optimiser's step"}
-STAGES = ("sft", "reward_model", "ppo", "ppo_trl")
+STAGES = ("sft", "reward_model", "ppo", "ppo_trl", "evaluation")  # the last is notebook 07
 USABLE = 0.9  # of a device's memory
 FLOAT, HALF = 4, 2  # bytes of a number
 # Of a weight in NF4: half a byte, a byte for 64 of them, and four for 256 such bytes.
@@ -36,13 +36,16 @@ NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 MANY_PAIRS = 100_000  # where `data.pair_limit` sets no limit; HH has 160,800
 SFT_PIECE = 256  # positions whose logits TRL's `chunked_nll` holds at once
 SAMPLED_AT_ONCE = 64  # rows, `generation.sample` and `sft.response_losses`
+ASKED_AT_ONCE = 128  # rows that notebook 07 samples
+NEW_PAIRS, OLD_PAIRS = 16, 32  # of a step of `feedback_loop.update_reward_model`
+LOOP_ROWS = 32  # most at once in the PPO of notebook 07
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The shape of a transformer, in numbers of its configuration file."""
 
-    family: Literal["gpt2", "llama", "distilbert"]
+    family: Literal["gpt2", "gpt_neo", "gpt_neox", "llama", "distilbert"]
     layers: int
     width: int
     inner: int  # of the feed-forward part
@@ -53,21 +56,28 @@ class Architecture:
     tied: bool = True  # whether the output embedding is the input's
     qkv_bias: bool = False  # of the family llama; the others have it
     stored: int = FLOAT  # bytes of a number on disk
+    head_width: int = 0  # of attention; 0 where all heads together are as wide as the stream
+
+    @property
+    def query_width(self) -> int:
+        """Width of all queries of a token."""
+        return self.heads * (self.head_width or self.width // self.heads)
 
     @property
     def kv_width(self) -> int:
         """Width of all keys, or of all values, of a token."""
-        return self.width // self.heads * self.kv_heads
+        return self.query_width // self.heads * self.kv_heads
 
     @property
     def linears(self) -> list[tuple[int, int]]:
         """(in, out) of the matrices of one layer."""
         w, i = self.width, self.inner
-        if self.family == "gpt2":
+        if self.family in ("gpt2", "gpt_neox"):
             return [(w, 3 * w), (w, w), (w, i), (i, w)]
-        if self.family == "distilbert":
+        if self.family in ("distilbert", "gpt_neo"):
             return [(w, w)] * 4 + [(w, i), (i, w)]
-        return [(w, w), (w, self.kv_width), (w, self.kv_width), (w, w), (w, i), (w, i), (i, w)]
+        q, kv = self.query_width, self.kv_width
+        return [(w, q), (w, kv), (w, kv), (q, w), (w, i), (w, i), (i, w)]
 
     @property
     def matrices(self) -> int:
@@ -86,7 +96,8 @@ class Architecture:
         if self.family == "llama":
             bias = w + 2 * self.kv_width if self.qkv_bias else 0
             return self.layers * (2 * w + bias) + w
-        return self.layers * (sum(out for _, out in self.linears) + 4 * w) + 2 * w
+        bare = 3 * w if self.family == "gpt_neo" else 0  # queries, keys and values without a bias
+        return self.layers * (sum(out for _, out in self.linears) - bare + 4 * w) + 2 * w
 
     def head(self, task: Task) -> int:
         """Numbers of a head of its own: next token, one reward, or two labels."""
@@ -109,6 +120,13 @@ ARCHITECTURES = {
     "distilbert/distilgpt2": Architecture("gpt2", 6, 768, 3072, 12, 12, 50257, 1024),
     "lvwerra/gpt2-imdb": Architecture("gpt2", 12, 768, 3072, 12, 12, 50257, 1024),
     "lvwerra/distilbert-imdb": Architecture("distilbert", 6, 768, 3072, 12, 12, 30522, 512),
+    "EleutherAI/gpt-neo-125m": Architecture("gpt_neo", 12, 768, 3072, 12, 12, 50257, 2048),
+    "EleutherAI/pythia-160m": Architecture(
+        "gpt_neox", 12, 768, 3072, 12, 12, 50304, tied=False, stored=HALF),
+    "google/gemma-2b": Architecture(
+        "llama", 18, 2048, 16384, 8, 1, 256000, stored=HALF, head_width=256),
+    "google/gemma-7b": Architecture(
+        "llama", 28, 3072, 24576, 16, 16, 256000, stored=HALF, head_width=256),
     "HuggingFaceTB/SmolLM2-135M": Architecture(
         "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
@@ -118,8 +136,8 @@ ARCHITECTURES = {
     "Qwen/Qwen2.5-7B": Architecture(
         "llama", 28, 3584, 18944, 28, 4, 152064, tied=False, qkv_bias=True, stored=HALF),
 }
-FAMILIES = {"gpt2": "gpt2", "distilbert": "distilbert", "llama": "llama", "mistral": "llama",
-            "qwen2": "llama"}
+FAMILIES = {"gpt2": "gpt2", "gpt_neo": "gpt_neo", "gpt_neox": "gpt_neox", "llama": "llama",
+            "mistral": "llama", "qwen2": "llama", "gemma": "llama", "distilbert": "distilbert"}
 
 
 def from_config(config: Mapping[str, Any], name: str = "this model") -> Architecture:
@@ -141,13 +159,22 @@ def from_config(config: Mapping[str, Any], name: str = "this model") -> Architec
         return Architecture(kind, config["n_layers"], config["dim"], config["hidden_dim"],
                             config["n_heads"], config["n_heads"], config["vocab_size"],
                             config["max_position_embeddings"])
-    heads = config["num_attention_heads"]
     half = "16" in str(config.get("dtype") or config.get("torch_dtype"))
+    stored = HALF if half else FLOAT
+    width = config["hidden_size"]
+    if kind == "gpt_neo":
+        return Architecture(kind, config["num_layers"], width,
+                            config.get("intermediate_size") or 4 * width, config["num_heads"],
+                            config["num_heads"], config["vocab_size"],
+                            config["max_position_embeddings"], stored=stored)
+    heads = config["num_attention_heads"]
+    tied = config.get("tie_word_embeddings")
+    head_width = config.get("head_dim") or 0
     return Architecture(
-        "llama", config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"],
-        heads, config.get("num_key_value_heads") or heads, config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings")),
-        qkv_bias=kind == "qwen2", stored=HALF if half else FLOAT)
+        "gpt_neox" if kind == "gpt_neox" else "llama", config["num_hidden_layers"], width,
+        config["intermediate_size"], heads, config.get("num_key_value_heads") or heads,
+        config["vocab_size"], tied=kind == "gemma" if tied is None else bool(tied),
+        qkv_bias=kind == "qwen2", stored=stored, head_width=head_width)
 
 
 def architecture(source: str, settings: Settings) -> Architecture:
@@ -226,20 +253,29 @@ def activation_bytes(shape: Architecture, way: Way, rows: int, length: int) -> i
     Bytes per token are linear in the widths of the stream, of the feed-forward part and of keys and
     values; a frozen norm keeps one copy of its input less.
     """
-    w, i, kv = shape.width, shape.inner, shape.kv_width
-    if shape.family == "llama":
-        stream = 24 if way.rank else 30 if way.autocast else 32
-        token = (stream * w + 8 * i + 4 * kv) if way.autocast else (stream * w + 16 * i + 8 * kv)
+    w, i, q, kv = shape.width, shape.inner, shape.query_width, shape.kv_width
+    half = bool(way.rank) and way.frozen == HALF  # norms in 16 bits
+    scores = FLOAT + HALF if way.scores else 0  # of attention
+    if shape.family == "llama" and way.autocast:
+        token = (18 * w + 6 * q if way.rank else 26 * w + 4 * q) + 8 * i + 4 * kv
+    elif shape.family == "llama":
+        token = (16 if way.rank else 24) * w + 8 * q + 16 * i + 8 * kv
+    elif shape.family == "gpt_neox":  # gelu as PyTorch has it keeps its input
+        token = (20 if half else 22) * w + 4 * i if way.autocast else 40 * w + 8 * i
+    elif shape.family == "gpt_neo":  # has no attention but the one that keeps its scores
+        token = (20 if half else 24) * w + 10 * i if way.autocast else 32 * w + 20 * i
+        scores = FLOAT if not way.autocast else HALF if half else FLOAT + HALF
     else:  # gelu as GPT-2 has it keeps four steps of its formula
         token = ((18 if way.rank else 20) * w + 10 * i) if way.autocast else (32 * w + 20 * i)
     token += len(shape.linears) * way.rank * way.computed
-    scores = rows * shape.heads * length**2 * (FLOAT + HALF) if way.scores else 0
-    return rows * length * token + scores
+    return rows * length * (token + shape.heads * length * scores)
 
 
 def held(name: str, shape: Architecture, task: Task, way: Way) -> list[Component]:
     """A frozen model's weights."""
-    return [Component(name, "weights", _frozen_weights(shape, task, way, way.frozen))]
+    rest = FLOAT if way.nf4 else way.frozen  # PEFT makes float32 of all that is not in four bits
+    adapters = FLOAT * shape.adapters(way.rank) if way.nf4 else 0  # else they are merged
+    return [Component(name, "weights", _frozen_weights(shape, task, way, rest) + adapters)]
 
 
 def trained(
@@ -351,16 +387,49 @@ def _reward(settings: Settings, _: Way, way: Way, __: int) -> list[Component]:
 
 
 def _ppo(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    size = settings.ppo
+    return [*_learner(settings, way, reward, scored, size.micro_batch_size, size.mini_batch_size),
+            *_reference(architecture("base", settings), way),
+            *held("reward model", architecture(settings.models.reward_base, settings), "score",
+                  reward)]
+
+
+def _learner(
+    settings: Settings, way: Way, reward: Way, scored: int, rows: int, mini_batch: int
+) -> list[Component]:
+    """Our PPO's policy in training, `rows` at once, and what sampling and judging take."""
     shape, size = architecture("base", settings), settings.ppo
-    judge = architecture(settings.models.reward_base, settings)
     length = size.max_prompt_tokens + size.max_new_tokens
-    logits = 2 * FLOAT * size.micro_batch_size * size.max_new_tokens * shape.vocabulary
-    return [*trained("policy", shape, "text", way, size.micro_batch_size, length, logits,
-                     size.micro_batch_size < size.mini_batch_size),
+    logits = 2 * FLOAT * rows * size.max_new_tokens * shape.vocabulary
+    return [*trained("policy", shape, "text", way, rows, length, logits, rows < mini_batch),
             *sampled("policy", shape, way, min(SAMPLED_AT_ONCE, size.batch_size), length),
-            *_reference(shape, way),
-            *held("reward model", judge, "score", reward),
-            *read("reward model", judge, reward, scored, length)]
+            *read("reward model", architecture(settings.models.reward_base, settings), reward,
+                  scored, length)]
+
+
+def _evaluation(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    """The fullest of notebook 07's three parts: asking all models, the update, PPO after it."""
+    shape, judge = (architecture(name, settings) for name in ("base", settings.models.reward_base))
+    size, length = settings.reward, settings.ppo.max_prompt_tokens + settings.ppo.max_new_tokens
+    plain = replace(way, rank=0, nf4=False)  # stages are stored with their adapters merged
+    always = [*held("fine-tuned model", shape, "text", plain),  # and the reference of PPO
+              *held("reward model", judge, "score", reward)]
+    asked = [*always, *held("base model", shape, "text", plain),
+             *held("PPO's model", shape, "text", plain),
+             *sampled("PPO's model", shape, plain, ASKED_AT_ONCE, length),
+             *read("reward model", judge, reward, scored, length)]
+
+    pairs = size.batch_size if size.batch_size < OLD_PAIRS else NEW_PAIRS + OLD_PAIRS
+    loop = replace(reward, autocast=False, scores=False)
+    new = trained("new reward model", judge, "score", loop, 2 * pairs, size.max_length,
+                  accumulates=pairs < NEW_PAIRS + OLD_PAIRS)
+    update = [*always, *new, *read("new reward model", judge, loop, 4 * size.batch_size,
+                                   size.max_length)]
+
+    rows = min(LOOP_ROWS, settings.ppo.micro_batch_size)
+    after = [*always, *(part for part in new if part.what == "weights"),
+             *_learner(settings, way, loop, scored, rows, LOOP_ROWS)]
+    return max((asked, update, after), key=peak)
 
 
 def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
@@ -386,7 +455,8 @@ def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Com
             *read("classifier", judge, plain, 128, length)]
 
 
-_STAGES = {"sft": _sft, "reward_model": _reward, "ppo": _ppo, "ppo_trl": _ppo_trl}
+_STAGES = {"sft": _sft, "reward_model": _reward, "ppo": _ppo, "ppo_trl": _ppo_trl,
+           "evaluation": _evaluation}
 
 
 def _reference(shape: Architecture, way: Way) -> list[Component]:

@@ -24,10 +24,14 @@ PHASES = {
     "full": (),  # all there are
 }
 OWN = ("profile", "overrides", "seed")
+PLACES = (*SOURCES, "data.root", "out")  # settings that name a file, a folder or a hub id
 
 
 def parse_assignments(pairs: list[str], what: str = "--set") -> dict[str, Any]:
-    """Turn `key=value` texts into a dictionary, the values read as YAML."""
+    """Turn `key=value` texts into a dictionary, the values read as YAML.
+
+    What names a file, a folder or a hub id is the text itself, and so is a text with a "#" in it.
+    """
     import yaml
 
     values: dict[str, Any] = {}
@@ -37,9 +41,17 @@ def parse_assignments(pairs: list[str], what: str = "--set") -> dict[str, Any]:
         if not equals or not key:
             raise UserError(f"{what} {pair!r} is not of the form key=value.")
         try:
-            values[key] = yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"{what} {pair!r}: the value is not valid YAML.") from error
+            value = error
+        plain = text.strip()
+        if plain and not plain.startswith(("'", '"')) and (key in PLACES or (
+                "#" in plain and isinstance(value, str | None))):
+            value = plain  # YAML would read a comment, a list or a number into a file's name
+        if isinstance(value, yaml.YAMLError):
+            raise UserError(f"{what} {pair!r}: the value is not valid YAML; put a text in quotes "
+                            "inside the shell's own.") from value
+        values[key] = value
     return values
 
 
@@ -47,12 +59,28 @@ def absolute_paths(overrides: dict[str, Any]) -> dict[str, Any]:
     """Make paths given on the command line independent of the folder they were typed in."""
     fixed = dict(overrides)
     for key, value in overrides.items():
-        if not isinstance(value, str) or key not in (*SOURCES, "data.root", "out"):
+        if not isinstance(value, str) or key not in PLACES:
             continue
         path = Path(value).expanduser()
-        if key == "out" or value.startswith((".", "~")) or (value not in WORDS and path.exists()):
+        there = value not in WORDS and os.path.exists(path)
+        if key == "out" or value.startswith((".", "~")) or there:
             fixed[key] = str(path.resolve())
     return fixed
+
+
+def absolute_files(value: Any) -> Any:
+    """The same for a notebook's own parameter, a text or a list of them, where a file is there.
+
+    Notebooks run in their own folder, and which of their parameters are paths only they know: one
+    that begins with "." or "~", or has a slash or an ending, and is there.
+    """
+    if isinstance(value, list):
+        return [absolute_files(one) for one in value]
+    if not isinstance(value, str) or not value.strip():
+        return value
+    path = Path(value).expanduser()
+    like_a_path = value.startswith((".", "~")) or "/" in value or os.sep in value or path.suffix
+    return str(path.resolve()) if like_a_path and os.path.exists(path) else value
 
 
 def choose(phase: str | None, numbers: str | None) -> list[Path]:
@@ -166,7 +194,8 @@ def _parameters(paths, profile, overrides, seed, own) -> dict[Path, dict[str, An
     for path in paths:
         execute.check_parameters(path, list(OWN))
         given[path] = {"profile": profile, "overrides": overrides, "seed": seed}
-        given[path] |= {name: value for name, value in own.items() if name in declared[path]}
+        given[path] |= {name: absolute_files(value) for name, value in own.items()
+                        if name in declared[path]}
     return given
 
 

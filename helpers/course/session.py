@@ -36,6 +36,7 @@ QUIET = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "BITSANDBYTES_NOWELCOME": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "GOMP_SPINCOUNT": "1000",  # where torch is not loaded yet; see paths.child_environment
 }
 
 
@@ -74,7 +75,7 @@ def hub_ids(settings: Settings) -> list[str]:
     values = [flat.get(key) for key in SOURCES]
     return [
         v for v in values
-        if isinstance(v, str) and v not in WORDS and hub.parse(v) and not Path(v).exists()
+        if isinstance(v, str) and v not in WORDS and hub.parse(v) and not os.path.exists(v)
     ]
 
 

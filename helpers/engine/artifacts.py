@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
@@ -66,6 +66,8 @@ def save_stage(
 ) -> Path:
     """Write a finished stage to `artifacts/<profile>/<stage>` in one step.
 
+    Of several processes that train together all call it; the first one writes, the others wait.
+
     Args:
         stage: one of `sft`, `reward_model`, `ppo`, `ppo_trl`, `base`, `classifier`.
         model, tokenizer: anything with `save_pretrained(folder)`. A language model with adapters,
@@ -80,9 +82,18 @@ def save_stage(
     Returns:
         The stage's folder.
     """
-    from helpers.engine import adapters  # loads torch, which whoever reads stages may do without
+    from helpers.engine import place  # loads torch, which whoever reads stages may do without
 
     check_name(stage)
+    return place.once(lambda: _write(stage, settings, model, tokenizer, metrics, parents))
+
+
+def _write(
+    stage: str, settings: Settings, model: Any, tokenizer: Any, metrics: dict[str, float] | None,
+    parents: Sequence[str],
+) -> Path:
+    from helpers.engine import adapters
+
     target = Path(settings.artifacts) / stage
     with write_aside(target) as folder:
         if model is not None:
@@ -238,7 +249,7 @@ def base_place(stage: str, settings: Settings) -> Path | str:
         return ROOT / "data" / "models" / stage
     if source == "scratch":
         return Path(settings.artifacts) / stage
-    return Path(source) if Path(source).exists() else source
+    return Path(source) if os.path.exists(source) else source
 
 
 def _versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -45,8 +46,9 @@ def check(
         UserError: naming the folder, the file, what is wrong with it and what helps.
     """
     folder = Path(source)
-    if not folder.exists():
-        if hub.parse(str(source)) is None:
+    if not os.path.exists(folder):  # not Path.exists, which raises for names that are too long
+        found = hub.parse(str(source))
+        if found is None or found.folder or found.split:
             raise UserError(f"the {what} {source} could not be loaded: there is no such folder; "
                             "give a folder made by the course or a hub id such as owner/name.")
         return
@@ -118,10 +120,10 @@ def _check_adapters(folder: Path, what: str) -> None:
     """Adapters, and the backbone that they belong on."""
     config = _object_in(folder / "adapter_config.json", what)
     base = config.get("base_model_name_or_path")
-    if not isinstance(base, str) or not (Path(base).exists() or hub.parse(base)):
+    if not isinstance(base, str) or not (os.path.exists(base) or hub.parse(base)):
         refuse(what, folder, f"it holds adapters for the model {base!r} (adapter_config.json), "
                "which is not there", "put that model back, or name its new place in that file")
-    if Path(base).exists():
+    if os.path.exists(base):
         check(base, f"base of the {what}")
     names = _check_weights(folder, what, "adapter_model")
     parts = set(config.get("modules_to_save") or ())

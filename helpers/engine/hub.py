@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from helpers.errors import UserError, sentence
 
 ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)((?:/[\w.-]+)*)(?:@([\w./-]+))?(?::([\w.-]+))?")
+LONGEST = 96  # letters of owner/name that the hub allows
 HELD_OUT = ("validation", "test")
 TRIES, WAIT = 3, 2.0  # the client tries some requests again by itself; seconds, doubled each time
 Result = TypeVar("Result")
@@ -32,7 +34,7 @@ class HubId(NamedTuple):
 
 def parse(source: str) -> HubId | None:
     """The parts of a hub id, or None when the text is not of that form."""
-    if found := ID.fullmatch(source):
+    if (found := ID.fullmatch(source)) and len(found[1]) <= LONGEST:
         repo, folder, revision, split = found.groups()
         return HubId(repo, folder.lstrip("/") or None, revision, split)
     return None
@@ -48,7 +50,7 @@ def pretrained(source: str | Path) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: no such model on the hub, or none that can be loaded so.
     """
-    found = None if Path(source).exists() else parse(str(source))
+    found = None if os.path.exists(source) else parse(str(source))
     if found is None:
         return str(source), {"trust_remote_code": False}
     if not _offline():

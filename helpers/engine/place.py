@@ -5,14 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from helpers.errors import UserError
 from helpers.profiles import Settings
+
+Made = TypeVar("Made")
+
+
+def gpu_or_cpu() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device(settings: Settings) -> torch.device:
@@ -25,7 +33,7 @@ def device(settings: Settings) -> torch.device:
         raise UserError("device is cuda, but PyTorch sees no GPU; set device=cpu, or in Colab "
                         "choose Runtime > Change runtime type > GPU.")
     if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return gpu_or_cpu()
     return torch.device(settings.device)
 
 
@@ -35,7 +43,7 @@ def dtype(settings: Settings) -> torch.dtype:
     Weights that train are always float32: a step of 1e-5 is lost in what bfloat16 rounds away.
     """
     if settings.dtype == "auto":
-        good = device(settings).type == "cuda" and native_bfloat16()
+        good = device(settings).type != "cpu" and native_bfloat16()
         return torch.bfloat16 if good else torch.float32
     return getattr(torch, settings.dtype)
 
@@ -55,7 +63,7 @@ def fast_bfloat16(kind: str = "cpu") -> bool:
     A CPU with bf16 instructions is several times faster with them, one without is slower, so that
     any threshold between decides the same way each time.
     """
-    if kind == "cuda":
+    if kind != "cpu":
         return native_bfloat16()
 
     def seconds(kind_of_number: torch.dtype) -> float:
@@ -106,6 +114,36 @@ def forget_precision() -> None:
 def processes() -> int:
     """How many processes train together, as `torchrun` and `accelerate launch` tell each."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def once(make: Callable[[], Made]) -> Made:
+    """What `make` returns, called in the first process only; the others wait for it.
+
+    For what is written to a place that all processes share. Models that are cut among processes
+    (FSDP, DeepSpeed's stage 3) are not put together here.
+
+    Raises:
+        UserError: in the others, when the first process could not make it.
+    """
+    if processes() == 1:
+        return make()
+    import torch.distributed as dist
+
+    if not dist.is_initialized():  # no trainer has let the processes meet
+        dist.init_process_group()
+    told: list[Any] = [None, None]
+    try:
+        if dist.get_rank() == 0:
+            told = [make(), None]
+    except BaseException as error:
+        told = [None, str(error) or type(error).__name__]
+        raise
+    finally:
+        dist.broadcast_object_list(told)
+    made, fault = told
+    if fault is not None:
+        raise UserError(f"the first process could not write what all wait for: {fault}")
+    return made
 
 
 def one_device(arguments: Any) -> Any:

@@ -102,7 +102,7 @@ def validate_row(row: Any, where: str = "row", dimensions: Sequence[str] | None 
     choice = row.get("preference")
     if not isinstance(choice, str) or choice.strip().lower() not in PREFERENCES:
         raise UserError(f"{where}: needs 'ratings' (1 to 5 for each dimension) or a 'preference' "
-                        f"of 'a', 'b' or 'tie', not {shown(choice)}.")
+                        f"of 'a', 'b' or 'tie', not {shown(choice)}; mend it, or take the row out.")
     return row | {"preference": choice.strip().lower()}
 
 

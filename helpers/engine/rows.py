@@ -43,7 +43,7 @@ from helpers.engine.dialogues import (
 )
 from helpers.engine.kinds import Row
 from helpers.engine.tables import read_rows, tell
-from helpers.engine.values import blank, shown
+from helpers.engine.values import blank, columns_of, shown
 from helpers.errors import UserError, sentence
 
 __all__ = ["ASSISTANT", "FORMS", "HUMAN", "IrregularRow", "as_comparison", "as_demonstration",
@@ -92,6 +92,8 @@ FORMS: dict[str, tuple[Form, ...]] = {
     "demonstrations": (
         Form("OpenAI, TRL", ("messages",), "role and content, the answer last"),
         Form("ShareGPT", ("conversations",), "from (human, gpt) and value, the answer last"),
+        Form("KTO", ("prompt", "completion", "label"),
+             "as below; label: true to imitate the completion, false to leave it out"),
         Form("TRL, prompt apart", ("prompt", "completion"), "texts, or message lists"),
         Form("prompt and response", ("prompt", "response"), "texts"),
         Form("Dolly", ("instruction", "response"), "texts, and perhaps a context"),
@@ -130,8 +132,10 @@ def as_review(row: Row) -> Row:
 
     Raises:
         ValueError: no text, or a label that says neither negative nor positive.
+        IrregularRow: a text of HTML only.
     """
-    text, label = ("text", "label") if "text" in row else ("review", "sentiment")
+    old = "review" in row and "text" not in row
+    text, label = ("review", "sentiment") if old else ("text", "label")
     value = row.get(label)
     key = value.strip().lower() if isinstance(value, str) else number(value)
     if isinstance(key, str) and key not in LABELS:
@@ -140,7 +144,10 @@ def as_review(row: Row) -> Row:
         key = str(int(key))
     if key not in LABELS:
         raise ValueError(f"the {label} is {shown(value)}; it must be 0 (negative) or 1 (positive)")
-    return {"text": clean_review(_text(row, text)), "label": LABELS[cast(str, key)]}
+    cleaned = clean_review(_text(row, text))
+    if not cleaned:
+        raise IrregularRow(f"{text!r} is empty but for HTML")
+    return {"text": cleaned, "label": LABELS[cast(str, key)]}
 
 
 # --------------------------------------------------------------------------------------- pairs
@@ -169,6 +176,7 @@ def as_pair(row: Row) -> Row | None:
         prompts, sides = _sides(row)
     if prompts["chosen"] != prompts["rejected"]:
         raise IrregularRow("the chosen and the rejected dialogue have different prompts")
+    _check_asked(prompts["chosen"])
     if sides["chosen"] == sides["rejected"]:
         raise IrregularRow("the two responses are equal; a pair must hold two different ones")
     for side, response in sides.items():
@@ -182,6 +190,11 @@ def as_pair(row: Row) -> Row | None:
         "topic": _label(row, "topic"),
         "source": _label(row, "source"),
     }
+
+
+def _check_asked(prompt: str) -> None:
+    if prompt.endswith(f"{HUMAN} {ASSISTANT}"):
+        raise IrregularRow("the prompt is empty: the user's last turn has no text")
 
 
 def _sides(row: Row) -> tuple[dict[str, str], dict[str, str]]:
@@ -292,16 +305,29 @@ def prompt_text(value: Any, name: str) -> str:
     return render_prompt(turns)
 
 
+def _parsed(value: Any) -> Any:
+    """What a text holds as JSON; the value itself where it is none."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
 def _best_and_worst(row: Row) -> Row:
     """UltraFeedback's completions: the highest overall score against the lowest."""
+    completions = _parsed(row["completions"])
+    if not isinstance(completions, list | tuple) or not all(
+            isinstance(one, dict) for one in completions):
+        raise ValueError(f"'completions' is {shown(completions)}; it must be a list of objects of "
+                         "response and overall_score")
     scored = []
-    for completion in row["completions"]:
-        score = number(completion.get("overall_score") if isinstance(completion, dict) else None)
+    for completion in completions:
+        score = number(completion.get("overall_score"))
         if score is None:
             continue
         scored.append((score, _text(completion, "response").strip()))
     if len(scored) < 2:
-        raise IrregularRow("fewer than two completions have an overall_score")
+        raise IrregularRow("fewer than two of the completions have an overall_score")
     best, worst = (pick(scored, key=lambda one: one[0]) for pick in (max, min))
     return {"prompt": prompt_text(row["instruction"], "instruction"), "response_a": best[1],
             "response_b": worst[1], "winner": "a" if best[0] > worst[0] else "tie",
@@ -351,8 +377,10 @@ def as_comparison(row: Row) -> Row:
 
 
 def _compared(prompt: str, first: str, second: str, winner: str) -> Row:
-    if not first or not second:
-        raise IrregularRow("a response is empty")
+    _check_asked(prompt)
+    for side, response in (("a", first), ("b", second)):
+        if not response:
+            raise IrregularRow(f"the response_{side} is empty")
     return {"prompt": prompt, "response_a": first, "response_b": second, "winner": winner}
 
 
@@ -387,11 +415,7 @@ def _arena_55k(row: Row) -> Row:
 
 
 def _json_turns(row: Row, key: str) -> list[str]:
-    value = row[key]
-    try:
-        turns = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        turns = [value]
+    turns = value = _parsed(row[key])
     if not isinstance(turns, list | tuple | np.ndarray):
         turns = [value]
     if not len(turns):
@@ -403,8 +427,8 @@ def _json_turns(row: Row, key: str) -> list[str]:
 # ------------------------------------------------------------------------------ demonstrations
 
 
-def as_demonstration(row: Row) -> Row:
-    """A prompt and a response to imitate.
+def as_demonstration(row: Row) -> Row | None:
+    """A prompt and a response to imitate, or None for one that its `label` says not to.
 
     Raises:
         ValueError: what cannot be meant.
@@ -418,7 +442,7 @@ def as_demonstration(row: Row) -> Row:
     elif "instruction" in row:
         more = row.get("context" if "response" in row else "input")
         asked = _text(row, "instruction").strip()
-        if more is not None and not (isinstance(more, str) and not more.strip()):
+        if not blank(more):
             asked += "\n\n" + _text({"input": more}, "input").strip()
         prompt = render_prompt(asked)
         response = _text(row, "response" if "response" in row else "output").strip()
@@ -427,9 +451,30 @@ def as_demonstration(row: Row) -> Row:
         response = _text(row, "response").strip()
     else:
         prompt, response = _prompt_and_response(None, row.get("text"), "text")
+    _check_asked(prompt)
     if not response:
         raise IrregularRow("the response is empty")
+    if not _liked(row):
+        return None
     return {"prompt": prompt, "response": response, "topic": _label(row, "topic")}
+
+
+TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def _liked(row: Row) -> bool:
+    """Whether a response is one to imitate: of KTO's rows (and others with a truth for a label),
+    those whose label is true."""
+    value = row.get("label")
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if not {"completion", "label"} <= row.keys():
+        return True
+    found = TRUTHS.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError(f"the label is {shown(value)}; it must be true (to imitate the completion)"
+                         " or false (to leave it out)")
+    return found
 
 
 def as_dialogue(row: Row) -> str:
@@ -469,18 +514,20 @@ def _label(row: Row, key: str) -> str:
     return checked_text(str(value), key)
 
 
+# As people and programs write one; `float` would take 1_0 and the digits of every script as well.
+NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+
+
 def number(value: Any) -> float | None:
     """A number, also when a table holds it as text; None for nothing, NaN, and what is none."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool | np.bool_):
-        return float(value)
-    if isinstance(value, Real) and math.isfinite(value):
-        return float(value)
-    return None
+    if not isinstance(value, str | Real | np.bool_) or (
+            isinstance(value, str) and not NUMBER.fullmatch(value)):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _probability(row: Row) -> float | None:
@@ -519,8 +566,8 @@ def _score_gap(row: Row) -> float | None:
 class Converted:
     """What became of the rows of a file.
 
-    `left_out`: ties among pairs. `irregular`, `faulty`: (row, reason) of rows that are set aside,
-    and of rows that stop the loading.
+    `left_out`: ties among pairs, and what demonstrations say not to imitate. `irregular`,
+    `faulty`: (row, reason) of rows that are set aside, and of rows that stop the loading.
     """
 
     good: list[Any]
@@ -569,7 +616,7 @@ def choices_of_tools(rows: list[Row], name: str) -> list[Row]:
     Raises:
         UserError: an export without choices, or one that cannot be meant.
     """
-    tool = annotation_tools.recognise(rows[:20])
+    tool = annotation_tools.recognise(rows)
     if tool is None:
         return rows
     found = annotation_tools.feedback_rows(rows, name)
@@ -579,6 +626,13 @@ def choices_of_tools(rows: list[Row], name: str) -> list[Row]:
                         "no choice between two responses; take ratings into a store with "
                         "RatingStore.add_csv.")
     return choices
+
+
+# What rows are made into, what is left out of it, and what to give where nothing else is there.
+LEFT_OUT = {
+    "preferences": ("pairs", "ties", "in which one response was preferred"),
+    "demonstrations": ("demonstrations", "labelled false, not to be imitated",
+                       "whose label is true")}
 
 
 def wanted_columns(kind: str) -> str:
@@ -604,10 +658,10 @@ def convert_rows(
     whole = Converted([], 0, 0, [], [])
     first = ""
     for part, rows in parts:
-        within = f"{part}, " if part else ""
-        found = _convert_part(list(rows), convert, kind, name + f", {part}" * bool(part))
+        found = _convert_part(list(rows), convert, kind, f"{name}, {part}" if part else name)
         if found.irregular and not first:
-            first = within + "row {}: {}".format(*found.irregular[0])
+            first = f"{part}, " if part else ""
+            first += "row {}: {}".format(*found.irregular[0])
         whole.good += found.good
         whole.irregular += found.irregular
         whole.count += found.count
@@ -619,9 +673,12 @@ def convert_rows(
         raise UserError(
             f"{kind}: {name}, {first}; mend or remove it ({aside} of {whole.count} rows "
             "are of this kind, too many to set aside).")
+    rows, what, remedy = LEFT_OUT.get(kind, ("rows", "", ""))
     if not whole.good:
-        raise UserError(f"{kind}: {name} has no pairs left: all {whole.left_out} are ties; give "
-                        "rows in which one response was preferred.")
+        raise UserError(f"{kind}: {name} has no {rows} left: all {whole.left_out} are {what}; give "
+                        f"rows {remedy}.")
+    if whole.left_out and kind != "preferences":
+        tell(f"{kind}: {name}: {whole.left_out} of {whole.count} rows left out: they are {what}.")
     if aside:
         tell(f"{kind}: {name}: {aside} of {whole.count} rows set aside, the first being {first}.")
     return whole.good
@@ -634,7 +691,7 @@ def _convert_part(
     if kind == "preferences":
         rows = choices_of_tools(rows, name)
     if rows and form_of_row(rows[0], kind) is None:
-        raise UserError(f"{kind}: {name} has the columns {', '.join(map(str, rows[0]))}; "
+        raise UserError(f"{kind}: {name} has the columns {columns_of(rows[0])}; "
                         f"it must have {wanted_columns(kind)}.")
     found = sorted_out(rows, convert, all_faults=False)
     if found.faulty:

@@ -141,3 +141,12 @@ def fingerprint(settings: Settings) -> str:
         if not paths:
             digest.update(str(source).encode())
     return digest.hexdigest()[:16]
+
+
+def names_of_parts(paths: list[Path]) -> list[str]:
+    """What tells files apart: their names, with the folders that differ before them."""
+    depth = 1
+    while depth < max(len(path.parts) for path in paths) and len(
+            {path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]

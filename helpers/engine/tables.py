@@ -17,6 +17,7 @@ import lzma
 import sys
 import zlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,9 +30,21 @@ FORMATS = {".parquet": "Parquet", ".jsonl": "JSON lines", ".ndjson": "JSON lines
 ENDINGS = (*FORMATS, *(f"{ending}.gz" for ending in FORMATS))
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 UNPACKERS = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
+MOST_PACKED = 3  # a file that is still packed then unpacks to itself
+# What people get in place of a table, by how it begins.
+FOREIGN = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull` "
+                                "where it comes from",
+    b"<!doctype html": "a web page (as comes where a download is refused); fetch the file again, "
+                       "logged in where that is wanted",
+    b"<html": "a web page (as comes where a download is refused); fetch the file again, logged in "
+              "where that is wanted",
+    b"pk\x03\x04": "a zip file or a spreadsheet; unpack it, or save it as CSV",
+}
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32"),
                     (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
                     (b"\xfe\xff", "utf-16"))
+TOO_LONG = "holds a number of thousands of digits; write it shorter, or as text"
 
 
 class _Fault(ValueError):
@@ -116,14 +129,19 @@ def tell(text: str) -> None:
 
 def _parsed(content: bytes, form: str, ending: str) -> Table:
     details = []
-    for magic, unpack in UNPACKERS.items():
-        if content.startswith(magic):
-            try:
-                content = unpack(content)
-            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-                raise _Fault(" cannot be unpacked: it is damaged or was cut short "
-                             f"({sentence(error)}); fetch or save it again") from None
-            details.append("compressed")
+    for _ in range(MOST_PACKED):
+        unpack = next((u for magic, u in UNPACKERS.items() if content.startswith(magic)), None)
+        if unpack is None:
+            break
+        try:
+            content = unpack(content)
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            raise _Fault(" cannot be unpacked: it is damaged or was cut short "
+                         f"({sentence(error)}); fetch or save it again") from None
+        details = ["compressed"]
+    start = content[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if foreign := next((what for magic, what in FOREIGN.items() if start.startswith(magic)), None):
+        raise _Fault(f" is {foreign}")
     if content.startswith(b"PAR1") or form == "Parquet":
         return _parquet(content, details)
     text, encoding, notes = _decoded(content)
@@ -141,7 +159,12 @@ def _parquet(content: bytes, details: list[str]) -> Table:
     if twice:
         raise _Fault(f" has two columns called {twice[0]!r}; rename one")
     index = [name for name in read.column_names if name.startswith("__index_level_")]
-    return Table(read.drop_columns(index).to_pylist(), "Parquet", details)
+    read = read.drop_columns(index)
+    for place, column in enumerate(read.schema):
+        if pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
+            with suppress(pyarrow.ArrowInvalid):  # text that its writer did not mark as text
+                read = read.set_column(place, column.name, read[place].cast(pyarrow.large_string()))
+    return Table(read.to_pylist(), "Parquet", details)
 
 
 def _decoded(content: bytes) -> tuple[str, str, list[str]]:
@@ -157,7 +180,11 @@ def _decoded(content: bytes) -> tuple[str, str, list[str]]:
     sample = content[:2000]
     for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # of Latin letters half is zero
         if len(sample) > 8 and sample[start::2].count(0) > 0.6 * (len(sample) // 2):
-            return content.decode(encoding), "UTF-16", ["it is read as UTF-16"]
+            try:
+                return content.decode(encoding), "UTF-16", ["it is read as UTF-16"]
+            except UnicodeDecodeError as error:
+                raise _Fault(f" is UTF-16 and not whole ({error.reason} at byte {error.start}); "
+                             "fetch it again, or save it as UTF-8") from None
     try:
         return content.decode("utf-8"), "UTF-8", []
     except UnicodeDecodeError as error:
@@ -170,6 +197,9 @@ def _not_utf8(content: bytes, error: UnicodeDecodeError) -> tuple[str, str, list
     letters = [c for c in content.decode("utf-8", "surrogateescape") if ord(c) > 127]
     strange = sum(0xDC80 <= ord(c) <= 0xDCFF for c in letters)
     if strange < len(letters):  # most of it is UTF-8, so that cp1252 would spoil the rest
+        if error.reason == "unexpected end of data":
+            raise _Fault(f" ends inside a character, in line {line}; it was cut short, fetch it "
+                         "again")
         raise _Fault(f" is UTF-8 except for {byte}; mend that place, or save the file as UTF-8")
     try:
         text = content.decode("cp1252")
@@ -188,8 +218,8 @@ def _csv(text: str, separator: str | None) -> Table:
     first, _, rest = text.partition("\n")
     if first.strip().strip('"').lower().startswith("sep=") and len(first.strip().strip('"')) == 5:
         separator, text = first.strip().strip('"')[4], rest  # Excel's way to say it
-    if text.startswith("PK\x03\x04") or "\0" in text[:1000]:
-        raise _Fault(" is not text (it may be a spreadsheet or a zip file); save it as CSV")
+    if text[:1000].count("\0") > len(text[:1000]) / 10:
+        raise _Fault(" is not text; save it as CSV")
     separator = separator or _separator(text)
     header, *records = _records(text, separator)
     names = [name.strip() for name in header]
@@ -263,13 +293,15 @@ def _json(text: str) -> Table:
     try:
         whole = json.loads(text)
     except RecursionError:
-        raise _Fault(" is nested too deeply to be a table of rows") from None
+        raise _Fault(" is nested too deeply to be a table; write it as rows of fields") from None
     except json.JSONDecodeError as error:
         if opening == "[" or error.msg == "Extra data":
             place = f"line {error.lineno}"
             raise _Fault(f" is not valid JSON ({error.msg} in {place}); a .jsonl file holds one "
                          "object a line, a .json file one list of objects") from None
         return Table(_lines(lines), "JSON lines")
+    except ValueError:
+        raise _Fault(f" {TOO_LONG}") from None
     if isinstance(whole, dict):
         return _inside(whole)
     return Table([_object(row, n) for n, row in enumerate(whole, 1)], "JSON")
@@ -305,12 +337,16 @@ def _lines(lines: list[str]) -> list[Row]:
         if line and not line.isspace():
             number = len(rows) + 1
             try:
-                rows.append(_object(json.loads(line), number))
+                row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise _Fault(f", row {number} is not valid JSON ({error.msg}); every line must "
                              "hold one whole object") from None
             except RecursionError:
-                raise _Fault(f", row {number} is nested too deeply to be read") from None
+                raise _Fault(f", row {number} is nested too deeply to be read; write it with "
+                             "plain fields") from None
+            except ValueError:  # Python reads no number of more than 4,300 digits
+                raise _Fault(f", row {number} {TOO_LONG}") from None
+            rows.append(_object(row, number))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -24,3 +25,9 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def columns_of(row: Mapping[Any, Any]) -> str:
+    """The names of a row's fields for a message: in one line, and not longer than 200 letters."""
+    text = ", ".join(" ".join(str(name).split()) for name in row)
+    return text if len(text) <= 200 else f"{text[:199]}…"

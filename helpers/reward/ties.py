@@ -18,19 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-)
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from helpers import world
-from helpers.engine import hub
 from helpers.engine.place import device, one_device, without_wrappers
 from helpers.engine.tokens import check_tokenizer, encode_response, last_tokens, pad
 from helpers.errors import UserError
-from helpers.models import disable_dropout
+from helpers.models import with_new_head
 from helpers.profiles import Settings
 from helpers.reward.model import reward_logits
 from helpers.reward.training import LengthGroupedSampler, RewardConfig, training_arguments
@@ -41,15 +35,14 @@ WINNERS = ("a", "b", "tie")
 def new_comparison_model(
     source: str | Path, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> nn.Module:
-    """A language model's backbone with a head of three logits: a wins, b wins, tie."""
-    name, options = hub.pretrained(source)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        name, **options, num_labels=3, id2label=dict(enumerate(WINNERS)),
-        label2id={name: i for i, name in enumerate(WINNERS)}, dtype=torch.float32,
-    )
-    model.config.pad_token_id = tokenizer.pad_token_id
+    """A language model's backbone with a head of three logits: a wins, b wins, tie.
+
+    Raises:
+        UserError: the folder or hub id is not to be had, or damaged.
+    """
+    model: Any = with_new_head(source, tokenizer, settings, WINNERS, "comparison model")
     nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
-    return disable_dropout(model).to(device(settings))
+    return model.to(device(settings))
 
 
 def encode_comparison(

@@ -254,3 +254,14 @@ def test_what_hangs_is_ended_with_all_it_has_started(tmp_path, monkeypatch, capf
     left = [p for p in psutil.process_iter(["pid", "status"])
             if p.info["pid"] == int((tmp_path / "pid").read_text())]
     assert all(p.info["status"] == psutil.STATUS_ZOMBIE for p in left)  # ended, maybe not reaped
+
+
+def test_threads_of_what_the_course_starts_spin_briefly_unless_the_reader_wants_otherwise(
+        monkeypatch):
+    from helpers.paths import child_environment
+
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    ask = [sys.executable, "-c", "import os; print(os.environ['GOMP_SPINCOUNT'])"]
+    assert subprocess.check_output(ask, env=child_environment(), text=True) == "1000\n"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "9")
+    assert subprocess.check_output(ask, env=child_environment(), text=True) == "9\n"

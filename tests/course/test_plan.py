@@ -19,7 +19,15 @@ WAYS = {"full": plan.Way(), "LoRA": plan.Way(rank=16), "NF4": plan.Way(rank=16, 
 
 def reference_config(shape):
     """The same shape as a configuration of transformers."""
-    from transformers import DistilBertConfig, GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import (
+        DistilBertConfig,
+        GemmaConfig,
+        GPT2Config,
+        GPTNeoConfig,
+        GPTNeoXConfig,
+        LlamaConfig,
+        Qwen2Config,
+    )
 
     if shape.family == "gpt2":
         return GPT2Config(vocab_size=shape.vocabulary, n_positions=shape.positions,
@@ -28,8 +36,20 @@ def reference_config(shape):
         return DistilBertConfig(vocab_size=shape.vocabulary, dim=shape.width,
                                 hidden_dim=shape.inner, n_layers=shape.layers, n_heads=shape.heads,
                                 num_labels=2)
+    if shape.family == "gpt_neo":
+        return GPTNeoConfig(
+            vocab_size=shape.vocabulary, max_position_embeddings=shape.positions,
+            hidden_size=shape.width, intermediate_size=shape.inner, num_layers=shape.layers,
+            num_heads=shape.heads, attention_types=[[["global"], shape.layers]])
+    if shape.family == "gpt_neox":
+        return GPTNeoXConfig(
+            vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.inner,
+            num_hidden_layers=shape.layers, num_attention_heads=shape.heads)
     kind = Qwen2Config if shape.qkv_bias else LlamaConfig
-    return kind(vocab_size=shape.vocabulary, hidden_size=shape.width,
+    more = {}
+    if shape.head_width:
+        kind, more = GemmaConfig, {"head_dim": shape.head_width}
+    return kind(**more, vocab_size=shape.vocabulary, hidden_size=shape.width,
                 intermediate_size=shape.inner, num_hidden_layers=shape.layers,
                 num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
                 tie_word_embeddings=shape.tied)
@@ -52,11 +72,22 @@ def test_parameters_are_those_that_transformers_makes(name):
     tasks = ("sentiment",) if shape.family == "distilbert" else ("text", "score")
     for task in tasks:
         assert shape.parameters(task) == sum(p.numel() for p in on_meta(shape, task).parameters())
-    assert plan.from_config(reference_config(shape).to_dict()) == replace(
-        shape, stored=plan.FLOAT)
+    read = plan.from_config(reference_config(shape).to_dict())
+    assert replace(read, head_width=shape.head_width) == replace(shape, stored=plan.FLOAT)
+    assert read.query_width == shape.query_width
 
 
-@pytest.mark.parametrize("name", ["openai-community/gpt2", "Qwen/Qwen2.5-1.5B"])
+@pytest.mark.parametrize(("name", "tied"), [("google/gemma-2b", True),
+                                            ("HuggingFaceTB/SmolLM2-135M", False)])
+def test_what_a_file_leaves_out_is_what_transformers_takes_for_it(name, tied):
+    config = reference_config(plan.ARCHITECTURES[name]).to_dict()
+    del config["tie_word_embeddings"]
+    assert plan.from_config(config).tied is tied
+
+
+@pytest.mark.parametrize("name", [
+    "openai-community/gpt2", "Qwen/Qwen2.5-1.5B", "EleutherAI/gpt-neo-125m",
+    "EleutherAI/pythia-160m", "google/gemma-7b"])
 def test_adapters_are_those_that_peft_makes(name):
     from peft import LoraConfig, get_peft_model
 
@@ -70,7 +101,8 @@ def saved_bytes(shape, way, layers):
     from transformers import AutoModel
 
     config = reference_config(replace(shape, layers=layers))
-    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout", "embed_dropout",
+                 "attention_dropout"):
         setattr(config, name, 0.0)
     model = AutoModel.from_config(config).train()
     if way.rank:
@@ -100,7 +132,10 @@ ROWS, LENGTH = 4, 96
     plan.Architecture("gpt2", 1, 128, 512, 4, 4, 100, 128),
     plan.Architecture("llama", 1, 128, 512, 4, 4, 100),
     plan.Architecture("llama", 1, 128, 640, 4, 1, 100, qkv_bias=True),
-], ids=["gpt2", "llama", "qwen2"])
+    plan.Architecture("llama", 1, 128, 640, 4, 1, 100, head_width=64),
+    plan.Architecture("gpt_neo", 1, 128, 512, 4, 4, 100, 128),
+    plan.Architecture("gpt_neox", 1, 128, 512, 4, 4, 100, tied=False),
+], ids=["gpt2", "llama", "qwen2", "gemma", "gpt_neo", "gpt_neox"])
 @pytest.mark.parametrize("way", [
     plan.Way(), plan.Way(autocast=True), plan.Way(rank=8),
     plan.Way(rank=8, autocast=True, frozen=plan.HALF)], ids=["full", "full16", "lora", "lora16"])

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from helpers import profiles
 from helpers.course import execute, expected, runner
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -152,6 +153,39 @@ def test_values_are_read_as_yaml():
             runner.parse_assignments([bad])
 
 
+@pytest.mark.parametrize("name", ["my/pairs #1.jsonl", "#1.csv", "a: b.csv", "[1] x.csv", "007",
+                                  "*.csv", "null", "true", "{x}.csv", "C:\\data\\x.csv", "@x"])
+def test_what_names_a_file_is_not_read_as_yaml(name):
+    for key in (*profiles.SOURCES, "data.root", "out"):
+        assert runner.parse_assignments([f"{key}= {name}"]) == {key: name}
+        assert runner.parse_assignments([f"{key}='{name}'"]) == {key: name}
+
+
+def test_what_stands_behind_a_hash_is_no_comment():
+    read = runner.parse_assignments(
+        ["my_pairs=my/pairs #1.csv", "quoted='a #1'", "number=3", "list=[a, b]"], "--parameter")
+    assert read == {"my_pairs": "my/pairs #1.csv", "quoted": "a #1", "number": 3,
+                    "list": ["a", "b"]}
+
+
+def test_a_path_given_as_a_parameter_is_looked_up_where_it_was_typed(
+        notebook_tree, tmp_path, monkeypatch):
+    path = notebook_tree("01_first", parameters='profile = "embedded"\noverrides = {}\nseed = 0\n'
+                                                'my_pairs = ""\nmore = []')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine #1.csv").write_text("text,label\n")
+    (tmp_path / "words").mkdir()
+
+    def given(**own):
+        return runner._parameters([path], "embedded", {}, 0, own)[path]
+
+    there = str(tmp_path / "mine #1.csv")
+    assert given(my_pairs="mine #1.csv")["my_pairs"] == there
+    assert given(more=["./mine #1.csv", "owner/name"])["more"] == [there, "owner/name"]
+    for other in ("words", "none.csv", "", 3, None, "owner/name"):
+        assert given(my_pairs=other)["my_pairs"] == other
+
+
 def test_paths_are_made_absolute_and_words_are_left(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "embedded").mkdir()
@@ -180,6 +214,10 @@ def test_bounds_are_comparisons_of_metrics():
     assert expected.check("a - b >= 0.5 * a", metrics) == (True, "1 >= 1")
     assert expected.check("a < b", metrics) == (False, "2 < 1")
     assert expected.check("lost > 0", metrics) == (False, "lost not recorded")
+    assert expected.margin("a - b >= 0.4 * a", metrics) == pytest.approx(0.2)
+    assert expected.margin("a < b", metrics) == -1 and expected.margin("b < a", metrics) == 1
+    with pytest.raises(UserError, match="lost not recorded"):
+        expected.margin("lost > 0", metrics)
     for text in ("a", "a <", "a < b < 3", "__import__('os') == 1", "a.real > 1"):
         with pytest.raises(UserError):
             expected.check(text, metrics)

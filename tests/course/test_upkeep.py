@@ -9,6 +9,7 @@ import yaml
 from helpers import profiles
 from helpers.course import execute, runner
 from helpers.course.upkeep import lint, refresh, regress, results, sync
+from helpers.engine import rows
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
@@ -264,3 +265,19 @@ def test_the_course_on_a_gpu_needs_a_runner_and_leaves_what_it_made():
     assert 'make course PROFILE="$PROFILE"' in commands
     options = workflow("gpu.yml")[True]["workflow_dispatch"]["inputs"]["profile"]["options"]
     assert set(options) == set(profiles.profile_names()) - {"embedded"}
+
+
+def test_the_readme_and_notebook_04_show_the_forms_that_rows_may_have():
+    notebook = json.loads((ROOT / "notebooks/04_reward_modelling.ipynb").read_text("utf-8"))
+    texts = [(ROOT / "README.md").read_text("utf-8"), *(
+        "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")]
+    assert [sync.forms_table() in text for text in texts].count(True) == 2
+    for kind in sync.SHOWN_KINDS:
+        for form in rows.FORMS[kind]:
+            assert f"| {form.name} | `{'`, `'.join(form.columns)}` |" in sync.forms_table()
+
+
+def test_sync_brings_a_stale_table_of_forms_up_to_date():
+    stale = f"Before.\n\n{sync.FORMS_HEAD}\n|---|\n| old | x |\n\nBehind.\n"
+    assert sync.with_forms(stale) == f"Before.\n\n{sync.forms_table()}\n\nBehind.\n"
+    assert sync.with_forms("| setting | other |\n") == "| setting | other |\n"

@@ -8,6 +8,7 @@ import pytest
 
 from helpers import feedback as fb
 from helpers.engine import annotation_tools as tools
+from helpers.engine.rows import choices_of_tools
 from helpers.errors import UserError
 
 TEXT = {"prompt": "Why?", "response": "Because.", "model": "sft"}
@@ -255,3 +256,10 @@ def test_a_broken_export_is_one_sentence(tmp_path, export):
     text = str(caught.value)
     assert "export.json" in text and "\n" not in text and text.endswith(".") and len(text) < 600
     assert not store.path.exists()
+
+
+def test_an_export_is_recognised_however_late_its_first_answer_stands():
+    asked = {"prompt": "Why?", "response_a": "So.", "response_b": "No.", "better": []}
+    said = asked | {"better": [{"value": "response_b", "user_id": "u", "status": "submitted"}]}
+    [choice] = choices_of_tools([asked] * 60 + [said], "export.json")
+    assert choice["preference"] == "b"

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from helpers import models
 from helpers.errors import UserError
 from helpers.profiles import load_profile
+from helpers.reward import ties
 
 REFUSALS = []  # (name, what is done to a good folder, words that the sentence must have)
 
@@ -341,6 +342,8 @@ def doors(of):
         every["load_scorer"] = lambda f: models.load_scorer(f, load_profile())
     if of == "model":
         every["new_reward_model"] = lambda f: models.new_reward_model(
+            f, family_tokenizer("llama"), load_profile())
+        every["new_comparison_model"] = lambda f: ties.new_comparison_model(
             f, family_tokenizer("llama"), load_profile())
     return every
 

@@ -26,7 +26,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import content
 from server import LocalHub
 
+from helpers.course import cli
 from helpers.paths import ROOT, child_environment
 from helpers.profiles import load_profile
 
@@ -122,12 +122,6 @@ def not_as_said(stage: str, profile: str, out: Path) -> str | None:
     return None
 
 
-def side_by_side(names: int) -> int:
-    """Profiles that run at a time: one more than there are cores, 3 GB of memory for each."""
-    cores = os.cpu_count() or 1
-    return max(1, min(names, cores + 1, psutil.virtual_memory().available // (3 * 10**9)))
-
-
 def run_profile(
     name: str, numbers: list[str], root: Path, spare: Path, told: Callable[[str, str, dict], None]
 ) -> None:
@@ -166,7 +160,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         spare = Path(folder)
         root = content.build(spare / "hub", real_data(spare / "rows"))
-        with ThreadPoolExecutor(side_by_side(len(table))) as pool:
+        # one more than share the tests: these wait for kernels to start
+        with ThreadPoolExecutor(min(len(table), cli.workers() + 1)) as pool:
             for done in [pool.submit(run_profile, name, numbers, root, spare, told)
                          for name in table]:
                 done.result()

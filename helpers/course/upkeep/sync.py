@@ -1,9 +1,11 @@
-"""One truth for code shown twice: cells tagged `source:…` hold the helper's own source."""
+"""One truth for what is shown twice: cells tagged `source:…` hold the helper's own source, and the
+README and notebook 04 the table of forms that rows may have."""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,36 @@ def differs(cell: dict[str, Any]) -> bool:
     return name is not None and "".join(cell["source"]).strip() != helper_source(name).strip()
 
 
+def forms_table() -> str:
+    """The forms of rows that are read, `engine.rows.FORMS`, as a table in Markdown."""
+    from helpers.engine.rows import FORMS
+
+    lines = [FORMS_HEAD, "|---|---|---|---|"]
+    for kind in SHOWN_KINDS:
+        for number, form in enumerate(FORMS[kind]):
+            columns = ", ".join(f"`{column}`" for column in form.columns)
+            setting = "" if number else f"`data.{kind}`"
+            lines.append(f"| {setting} | {form.name} | {columns} | {form.example} |")
+    return "\n".join(lines)
+
+
+FORMS_HEAD = "| setting | form | columns | what is in them |"
+SHOWN_KINDS = ("reviews", "preferences", "demonstrations")
+
+
+def with_forms(text: str) -> str:
+    """A text with the table of forms, where it has one, as it should be."""
+    return re.sub(rf"^{re.escape(FORMS_HEAD)}(\n\|.*)*", lambda _: forms_table(), text, flags=re.M)
+
+
 def sync() -> int:
-    """Write helpers' sources into the cells that show them; says what changed."""
+    """Write helpers' sources into the cells that show them, and the table of forms; says what."""
     changed = 0
+    readme = ROOT / "README.md"
+    if (text := readme.read_text(encoding="utf-8")) != with_forms(text):
+        readme.write_text(with_forms(text), encoding="utf-8", newline="\n")
+        print("README.md: the table of forms brought up to date")
+        changed += 1
     for path in execute.notebooks().values():
         content = execute.read_notebook(path)
         stale = [(cell, name) for cell in content["cells"]
@@ -66,9 +95,14 @@ def sync() -> int:
         for cell, name in stale:
             cell["source"] = helper_source(name).splitlines(keepends=True)
             print(f"{path.name}: {TAG}{name} brought up to date")
-        if stale:
+        tables = [cell for cell in content["cells"] if cell["cell_type"] == "markdown"
+                  and with_forms(text := "".join(cell["source"])) != text]
+        for cell in tables:
+            cell["source"] = with_forms("".join(cell["source"])).splitlines(keepends=True)
+            print(f"{path.name}: the table of forms brought up to date")
+        if stale or tables:
             write_notebook(path, content)
-        changed += len(stale)
+        changed += len(stale) + len(tables)
     if not changed:
         print("All shown sources equal their helpers.")
     return 0
