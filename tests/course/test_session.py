@@ -203,8 +203,8 @@ def test_a_report_says_each_finding_once_in_both_files_under_its_question(tmp_pa
         tmp_path / "new", "A & B", findings))
     assert markdown == (
         "# A & B\n\n## Better?\n\n- A <b> beats B: 62 % [58, 67].\n- its score is higher: 0.30 "
-        "[0.20, 0.40].\n\n## At what cost?\n\n- it forgot: no difference shown: 0.010 bits per byte "
-        "[-0.020, 0.030], an interval that holds 0.000 bits per byte.\n")
+        "[0.20, 0.40].\n\n## At what cost?\n\n- it forgot: no difference shown: 0.010 bits per "
+        "byte [-0.020, 0.030], an interval that holds 0.000 bits per byte.\n")
     assert "<h1>A &amp; B</h1>" in page and "A &lt;b&gt; beats B: 62 % [58, 67]." in page
     assert page.count("<li>") == 3 and page.count("<h2>") == 2
     with pytest.raises(UserError, match="at least one finding"):
