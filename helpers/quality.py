@@ -32,7 +32,7 @@ LETTERS = re.compile(r"[^\W\d_]+")
 # What carries no content: special tokens with the role they open, and tags with nothing in them.
 SPECIAL = re.compile(r"<\|(?:im_start|start_header_id)\|>\s*\w*|<\|[^|<>]*\|>|"
                      r"</?(?:s|pad|unk|bos|eos)>|\[(?:PAD|UNK|CLS|SEP|MASK|EOS|BOS)\]|"
-                     r"<(\w+)>\s*</\1>", re.I)
+                     r"<(\w+)>\s*</\1>|```\w*\s*```", re.I)
 LABEL = re.compile(r"[\W_]*\w+ ?:\W*")  # a role or heading with nothing after it
 # The number of an item that is not there, where more follow; a line of one sign of Markdown.
 BLANKS = re.compile(r"^\s*(?:\d+|[a-z])[.)]\s*\n(?:\s*(?:\d+|[a-z])[.)]\s*(?:\n|\Z))+|"
