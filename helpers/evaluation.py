@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,71 @@ def win_rate(
             f"A has {a.size} scores and B has {b.size}; row i of both must answer prompt i.")
     wins = np.where(np.abs(a - b) <= tolerance, 0.5, (a > b).astype(float))
     return bootstrap_interval(wins, **bootstrap)
+
+
+def length_controlled_win_rate(
+    a_scores: Sequence[float], b_scores: Sequence[float],
+    a_lengths: Sequence[float], b_lengths: Sequence[float],
+    tolerance: float = 1e-9, **bootstrap: Any,
+) -> tuple[float, float, float]:
+    """The win rate of A over B that a regression expects where both answers are equally long.
+
+    A logistic regression of the wins (1, ½, 0) on tanh(length difference / its standard
+    deviation), after Dubois et al. 2024 (arXiv:2404.04475, without their term for the question);
+    the rate is σ(intercept). It takes out what goes *along* with length, whatever its cause.
+
+    Args:
+        a_scores, b_scores, a_lengths, b_lengths: (questions,), row i of all to the same question.
+
+    Returns:
+        (win rate, low, high), a bootstrap interval over questions that fits anew in each draw.
+    """
+    columns = [np.asarray(c, dtype=float) for c in (a_scores, b_scores, a_lengths, b_lengths)]
+    if len({c.shape for c in columns}) != 1:
+        raise UserError(f"scores and lengths have {[c.size for c in columns]} rows; row i of all "
+                        "must belong to the same prompt.")
+    a, b, difference = columns[0], columns[1], columns[2] - columns[3]
+    wins = np.where(np.abs(a - b) <= tolerance, 0.5, (a > b).astype(float))
+    spread = difference.std() if difference.size else 0.0
+    x = np.tanh(difference / spread) if spread > 0 else difference
+    return bootstrap_interval(np.stack([wins, x], -1), _rate_at_equal_length, **bootstrap)
+
+
+def _rate_at_equal_length(rows: np.ndarray, axis: int = 0) -> np.ndarray:
+    """σ(intercept) of wins on x, both in the last dimension, by Newton's method. A slight pull to
+    zero (a tenth of one observation) keeps it finite where every question is won."""
+    wins, x = np.moveaxis(rows, axis, -2)[..., 0], np.moveaxis(rows, axis, -2)[..., 1]
+    intercept = slope = np.zeros(wins.shape[:-1])
+    for _ in range(12):
+        p = 1 / (1 + np.exp(-(intercept[..., None] + slope[..., None] * x)))
+        weight, off = p * (1 - p), wins - p
+        g0, g1 = off.sum(-1) - 0.1 * intercept, (off * x).sum(-1) - 0.1 * slope
+        h00, h11 = weight.sum(-1) + 0.1, (weight * x * x).sum(-1) + 0.1
+        h01 = (weight * x).sum(-1)
+        det = h00 * h11 - h01 * h01
+        intercept = intercept + np.clip((h11 * g0 - h01 * g1) / det, -3, 3)
+        slope = slope + np.clip((h00 * g1 - h01 * g0) / det, -3, 3)
+    return 1 / (1 + np.exp(-intercept))
+
+
+def comparisons_needed(rate: float, power: float = 0.8, level: float = 0.95) -> int:
+    """How many decided comparisons find a true win rate, two-sided, with the chance `power`.
+
+    The normal approximation of a sign test (Noether 1987, J. Am. Stat. Assoc. 82, p. 645); each
+    comparison is of another question.
+
+    Raises:
+        UserError: a rate of one half, which nothing can find, or a share outside (0, 1).
+    """
+    from scipy.stats import norm
+
+    if not 0 < rate < 1 or rate == 0.5:
+        raise UserError(f"a win rate of {rate!r} cannot be looked for; give one between 0 and 1 "
+                        "that is not 0.5.")
+    if not (0 < power < 1 and 0 < level < 1):
+        raise UserError(f"power {power!r} and level {level!r} must lie between 0 and 1.")
+    z = norm.ppf((1 + level) / 2) / 2 + norm.ppf(power) * math.sqrt(rate * (1 - rate))
+    return math.ceil((z / (rate - 0.5)) ** 2)
 
 
 def judge_agreement(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
@@ -283,6 +349,67 @@ def repetition(text: str, n: int = 3) -> float:
     """Share of a text's word n-grams that occurred before in it; 0 if it has none."""
     grams = _ngrams(text, n)
     return sum(c - 1 for c in Counter(grams).values()) / len(grams) if grams else 0.0
+
+
+def sentences(text: str) -> list[str]:
+    """A text's sentences in lower case, without the sign at their end."""
+    return [part.strip(" .!?…\"").lower() for part in re.split(r"(?<=[.!?…])\s+|\n+", text)
+            if part.strip(" .!?…\"")]
+
+
+def bleu(text: str, references: Sequence[str], n: int = 4) -> float:
+    """Overlap of a text's word 1- to n-grams with its references', 0 to 1 (Papineni et al. 2002).
+
+    Counts are clipped by the reference that has most of an n-gram, a text shorter than the closest
+    reference is punished, and 1 is added to the counts of 2-grams and longer (Lin and Och 2004),
+    since a sentence rarely shares one of each.
+    """
+    if not references:
+        raise UserError("BLEU needs at least one reference; the list is empty.")
+    hits, totals = [], []
+    for k in range(1, n + 1):
+        own = Counter(_ngrams(text, k))
+        others = [Counter(_ngrams(reference, k)) for reference in references]
+        hits.append(sum(min(c, max(o[g] for o in others)) for g, c in own.items()))
+        totals.append(own.total())
+    return _bleu(hits, totals, len(text.split()), [len(r.split()) for r in references])
+
+
+def _bleu(hits: list[int], totals: list[int], length: int, others: Sequence[int]) -> float:
+    if not hits[0]:
+        return 0.0
+    add = [0] + [1] * (len(hits) - 1)
+    log = sum(math.log((h + s) / (t + s)) for h, t, s in zip(hits, totals, add, strict=True))
+    closest = min(others, key=lambda other: (abs(other - length), other))
+    return math.exp(log / len(hits) + min(0.0, 1 - closest / length))
+
+
+def self_bleu(texts: Sequence[str], n: int = 4) -> np.ndarray:
+    """BLEU of each text with all others as references, (texts,): high where they say the same.
+
+    Zhu et al. 2018 (Texygen, arXiv:1802.01886). It grows with the number of texts, so only sets of
+    one size compare.
+    """
+    if len(texts) < 2:
+        raise UserError(f"self-BLEU compares texts with each other; {len(texts)} are too few.")
+    lengths = [len(text.split()) for text in texts]
+    hits, totals = np.zeros((len(texts), n), int), np.zeros((len(texts), n), int)
+    for k in range(1, n + 1):
+        counts = [Counter(_ngrams(text, k)) for text in texts]
+        most: dict[tuple[str, ...], list[int]] = {}  # an n-gram's two largest counts in a text
+        for count in counts:
+            for gram, c in count.items():
+                most[gram] = sorted([*most.get(gram, [0, 0]), c])[-2:]
+        for i, count in enumerate(counts):  # the largest of the others: own one left out
+            hits[i, k - 1] = sum(min(c, most[g][0] if most[g][1] == c else most[g][1])
+                                 for g, c in count.items())
+            totals[i, k - 1] = count.total()
+    by_length = Counter(lengths)
+    out = []
+    for i, length in enumerate(lengths):
+        others = [other for other, many in by_length.items() if many > (other == length)]
+        out.append(_bleu(hits[i].tolist(), totals[i].tolist(), length, others))
+    return np.array(out)
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:

@@ -390,3 +390,88 @@ def test_a_measure_of_the_reference_itself_has_no_kl_and_repeats():
     assert (first["gold"] == first["scores"] + lengths).all()
     assert 0 < first["entropy"] < np.log(len(tokenizer)) + 1e-6
     assert "gold" not in ev.measure(*args, repeats=1)
+
+
+def test_length_control_takes_out_a_taste_for_length_and_leaves_the_rest():
+    rng = np.random.default_rng(5)
+    n = 4000
+    lengths = rng.normal(40, 10, (2, n))
+    x = np.tanh((lengths[0] - lengths[1]) / np.std(lengths[0] - lengths[1]))
+
+    def won(intercept, slope):
+        gap = np.where(rng.random(n) < 1 / (1 + np.exp(-intercept - slope * x)), 1.0, -1.0)
+        return ev.length_controlled_win_rate(gap, np.zeros(n), *lengths, resamples=200)
+
+    rate, low, high = won(0.0, 2.0)  # only length counts
+    assert low < 0.5 < high and high - low < 0.05
+    rate, low, high = won(0.6, -1.0)  # better, and the judge likes short answers
+    assert low < 1 / (1 + math.exp(-0.6)) < high
+
+
+def test_length_control_is_an_ordinary_logistic_regression():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(2, 300))
+    longer = rng.integers(10, 60, 300) + 8 * (a > b)
+    other = rng.integers(10, 60, 300)
+    x = np.tanh((longer - other) / (longer - other).std())[:, None]
+    fit = LogisticRegression(C=1e6).fit(x, a > b)
+    rate, low, high = ev.length_controlled_win_rate(a, b, longer, other, resamples=300)
+    assert rate == pytest.approx(1 / (1 + math.exp(-fit.intercept_[0])), abs=2e-3)
+    assert low < rate < high
+    draws = np.random.default_rng(0).integers(0, 300, (40, 300))  # the first of the bootstrap's
+    rows = np.stack([(a > b).astype(float), x[:, 0]], -1)
+    together = ev._rate_at_equal_length(rows[draws], axis=1)
+    assert together == pytest.approx([ev._rate_at_equal_length(rows[d]) for d in draws])
+
+
+def test_length_control_without_differences_or_losses():
+    same = np.full(50, 30)
+    plain = ev.win_rate([1.0] * 30 + [0.0] * 20, [0.5] * 50)
+    assert ev.length_controlled_win_rate(
+        [1.0] * 30 + [0.0] * 20, [0.5] * 50, same, same)[0] == pytest.approx(plain[0], abs=1e-3)
+    rate, low, high = ev.length_controlled_win_rate([1.0] * 50, [0.0] * 50, range(50), same)
+    assert 0.97 < low <= rate <= high <= 1
+    with pytest.raises(UserError, match="same prompt"):
+        ev.length_controlled_win_rate([1.0], [0.0], [3, 4], [3])
+
+
+@pytest.mark.parametrize("rate", [0.55, 0.65, 0.3])
+def test_as_many_comparisons_as_said_find_a_win_rate_four_times_in_five(rate):
+    n = ev.comparisons_needed(rate)
+    k = np.arange(n + 1)
+    found = np.abs(k / n - 0.5) > stats.norm.ppf(0.975) * 0.5 / math.sqrt(n)
+    assert stats.binom.pmf(k, n, rate)[found].sum() == pytest.approx(0.8, abs=0.04)
+    assert ev.comparisons_needed(rate, power=0.95) > n
+
+
+@pytest.mark.parametrize("bad", [(0.5,), (0.0,), (1.2,), (0.6, 1.0), (0.6, 0.8, 0.0)])
+def test_a_win_rate_that_cannot_be_looked_for(bad):
+    with pytest.raises(UserError):
+        ev.comparisons_needed(*bad)
+
+
+def test_bleu_by_hand():
+    assert ev.bleu("a b c d e", ["a b c d e", "x"]) == pytest.approx(1)
+    assert ev.bleu("x y z", ["a b c"]) == 0
+    # one-word precision 3/4, pairs (1 + 1)/(3 + 1), triples 1/3, fours 1/2; closest length 4
+    expected = (3 / 4 * 2 / 4 * 1 / 3 * 1 / 2) ** 0.25
+    assert ev.bleu("the cat the mat", ["the cat sat the"], n=4) == pytest.approx(expected)
+    assert ev.bleu("a b", ["a b c d"], n=1) == pytest.approx(math.exp(1 - 4 / 2))
+
+
+def test_self_bleu_is_bleu_against_all_others():
+    rng = np.random.default_rng(2)
+    texts = [" ".join(rng.choice(list("abcdef"), rng.integers(1, 12))) for _ in range(30)]
+    slow = [ev.bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts)]
+    assert ev.self_bleu(texts) == pytest.approx(slow)
+    assert ev.self_bleu(["a b c d e"] * 3) == pytest.approx([1, 1, 1])
+    with pytest.raises(UserError, match="too few"):
+        ev.self_bleu(["one"])
+
+
+def test_sentences_lose_their_signs():
+    assert ev.sentences("Salt it. Really? Yes!\n\n- and wait…") == [
+        "salt it", "really", "yes", "- and wait"]
+    assert ev.sentences("") == []

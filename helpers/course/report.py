@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import math
 import os
 from base64 import b64encode
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from helpers.errors import UserError
@@ -144,7 +147,7 @@ def verdict(
         claim: what an interval wholly above `null` shows, such as "PPO beats SFT".
         estimate, low, high: the number and its interval's ends.
         null: the value of no difference, 0.5 for a win rate.
-        unit: written after each number; "%" turns shares into per cent.
+        unit: written after each number; "%" and "percentage points" turn shares into hundredths.
     """
     print(verdict_sentence(claim, estimate, low, high, null, unit))
 
@@ -159,7 +162,8 @@ def verdict_sentence(
     estimate, low, high, null = numbers
     if low > high:
         raise UserError(f"verdict {claim!r}: the interval [{low:g}, {high:g}] is upside down.")
-    scale, digits = (100.0, 0) if unit == "%" else (1.0, _digits(low, high, estimate))
+    hundredths = unit in ("%", "percentage points")
+    scale, digits = (100.0, 0) if hundredths else (1.0, _digits(low, high, estimate))
     value = below = above = zero = ""
     for more in range(4):  # an end must not look like the null when it is not
         value, below, above, zero = (
@@ -173,6 +177,43 @@ def verdict_sentence(
     if high < null:
         return f"{claim}: no, the opposite: {interval}, all below {zero}{space}."
     return f"{claim}: no difference shown: {interval}, an interval that holds {zero}{space}."
+
+
+def write_report(
+    folder: Path, title: str, findings: Sequence[tuple[str, str, Sequence[float], float, str]]
+) -> list[Path]:
+    """One report in Markdown and in HTML: under each question its findings, a sentence each.
+
+    Args:
+        folder: made if it is not there; gets `report.md` and `report.html`.
+        findings: (question, claim, (estimate, low, high), null, unit), the last four as `verdict`
+            takes them; findings of one question need not follow each other.
+
+    Returns:
+        The two files.
+
+    Raises:
+        UserError: no findings.
+    """
+    if not findings:
+        raise UserError("a report needs at least one finding; the list is empty.")
+    by_question: dict[str, list[str]] = {}
+    for question, claim, numbers, null, unit in findings:
+        estimate, low, high = numbers
+        by_question.setdefault(question, []).append(
+            verdict_sentence(claim, estimate, low, high, null, unit))
+    markdown, page = [f"# {title}"], [f"<h1>{html.escape(title)}</h1>"]
+    for question, said in by_question.items():
+        markdown += [f"## {question}", "\n".join(f"- {sentence}" for sentence in said)]
+        page += [f"<h2>{html.escape(question)}</h2>", "<ul>",
+                 *(f"<li>{html.escape(sentence)}</li>" for sentence in said), "</ul>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}'
+    files = {"report.md": "\n\n".join(markdown) + "\n",
+             "report.html": "\n".join([f"{head}</title>", *page, "</html>"]) + "\n"}
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in files]
 
 
 def _digits(*values: float) -> int:

@@ -193,3 +193,24 @@ def test_without_a_number_of_threads_pytorch_keeps_its_own():
     assert torch.get_num_threads() == 3 and "OMP_NUM_THREADS" not in os.environ
     session.start("embedded", {"threads": 2})
     assert torch.get_num_threads() == 2 and os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_report_says_each_finding_once_in_both_files_under_its_question(tmp_path):
+    findings = [("Better?", "A <b> beats B", (0.62, 0.58, 0.67), 0.5, "%"),
+                ("At what cost?", "it forgot", (0.01, -0.02, 0.03), 0.0, "bits per byte"),
+                ("Better?", "its score is higher", (0.3, 0.2, 0.4), 0.0, "")]
+    markdown, page = (file.read_text(encoding="utf-8") for file in report.write_report(
+        tmp_path / "new", "A & B", findings))
+    assert markdown == (
+        "# A & B\n\n## Better?\n\n- A <b> beats B: 62 % [58, 67].\n- its score is higher: 0.30 "
+        "[0.20, 0.40].\n\n## At what cost?\n\n- it forgot: no difference shown: 0.010 bits per "
+        "byte [-0.020, 0.030], an interval that holds 0.000 bits per byte.\n")
+    assert "<h1>A &amp; B</h1>" in page and "A &lt;b&gt; beats B: 62 % [58, 67]." in page
+    assert page.count("<li>") == 3 and page.count("<h2>") == 2
+    with pytest.raises(UserError, match="at least one finding"):
+        report.write_report(tmp_path, "none", [])
+
+
+def test_a_difference_of_shares_is_told_in_percentage_points():
+    assert report.verdict_sentence("More", 0.24, 0.17, 0.31, unit="percentage points") == (
+        "More: 24 percentage points [17, 31].")

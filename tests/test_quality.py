@@ -1,0 +1,197 @@
+"""Detectors of broken text: labelled examples, whole texts broken on purpose, and bad input."""
+
+import gzip
+import json
+import random
+import re
+import time
+from collections import Counter
+
+import pytest
+
+from helpers import quality
+from helpers.errors import UserError
+from helpers.paths import ROOT
+
+EXAMPLES = [json.loads(line) for line in
+            (ROOT / "tests/quality/examples.jsonl").read_text(encoding="utf-8").splitlines()]
+TESTS = {"empty": quality.is_empty, "repetition": quality.is_repetitive,
+         "gibberish": quality.is_gibberish, "cut_off": quality.is_cut_off,
+         "echo": quality.is_echo}
+
+
+def found(row):
+    given = (row["prompt"], row["text"]) if row["kind"] == "echo" else (row["text"],)
+    return TESTS[row["kind"]](*given)
+
+
+def precision_and_recall(rows):
+    count = Counter((found(row), row["fault"]) for row in rows)
+    hits = count[True, True]
+    return hits / (hits + count[True, False]), hits / (hits + count[False, True])
+
+
+def surface(row):
+    """All but words in a jumble, each of them right: no rule on the surface sees those."""
+    return row.get("note") != "word salad"
+
+
+@pytest.mark.parametrize("kind", quality.FAULTS)
+def test_precision_and_recall_on_the_labelled_texts(kind):
+    """Both halves together: the rules were made with both at hand, so this is a floor to keep.
+
+    Before the test half had been looked at, rules made with the other half alone reached there
+    (precision, recall): empty .75, .90; repetition .84, .89; gibberish .78, .39; cut-off .80, .67;
+    echo 1, 1.
+    """
+    rows = [row for row in EXAMPLES if row["kind"] == kind and surface(row)]
+    assert sum(row["fault"] for row in rows) >= 20
+    assert min(precision_and_recall(rows)) >= 0.95
+
+
+def test_correct_words_in_a_jumble_pass_and_the_module_says_so():
+    salad = [row for row in EXAMPLES if not surface(row)]
+    assert len(salad) == 6 and not any(map(found, salad))
+    assert "correct words without sense pass here" in " ".join(quality.__doc__.split())
+
+
+NAIVE = {  # what first comes to mind
+    "empty": lambda text: not text.strip(),
+    "repetition": lambda text: quality.compression_ratio(text) > 2,
+    "gibberish": lambda text: not re.search(r"\b(the|of|and|a|is|in)\b", text),
+    "cut_off": lambda text: not re.search(r"[.!?]$", text),
+    "echo": lambda prompt, text: prompt == text,
+}
+
+
+@pytest.mark.parametrize("kind", quality.FAULTS)
+def test_a_rule_that_first_comes_to_mind_does_not_pass(kind, monkeypatch):
+    monkeypatch.setitem(TESTS, kind, NAIVE[kind])
+    with pytest.raises(AssertionError):
+        test_precision_and_recall_on_the_labelled_texts(kind)
+
+
+@pytest.mark.parametrize("kind", ["repetition", "gibberish", "cut_off", "echo"])
+def test_sound_texts_of_one_kind_are_sound_in_all(kind):
+    sound = [row for row in EXAMPLES if row["kind"] != kind and not row["fault"]]
+    sound = [row for row in sound if kind != "echo" or "prompt" in row]
+    wrong = [row for row in sound if kind in quality.faults(row["text"], row.get("prompt"))]
+    assert len(wrong) <= 0.02 * len(sound)
+
+
+def answers(real_data):
+    """(question, answer) of people and models, none of which the rules were made with."""
+    import pandas as pd
+
+    rows = pd.read_parquet(real_data / "ultrafeedback" / "train.parquet")
+    return [(row["prompt"], row["chosen"][-1]["content"].strip()) for _, row in rows.iterrows()]
+
+
+def whole(pairs):
+    """Prose that ends as it should, at least twelve words, to a question of at least four."""
+    return [(p, t) for p, t in pairs if re.search(r"[.!?]$", t) and "```" not in t + p
+            and t.isascii() and sum(c.isdigit() for c in t) < 0.02 * len(t)
+            and 12 <= len(t.split()) <= 150 and 4 <= len(p.split()) <= 60]
+
+
+def shuffled(text, rng):
+    return " ".join("".join(rng.sample(word, len(word))) for word in text.split())
+
+
+def respaced(text, rng):
+    solid, out = "".join(text.split()), []
+    while solid:
+        size = rng.randint(2, 8)
+        out.append(solid[:size])
+        solid = solid[size:]
+    return " ".join(out)
+
+
+def cut(text, rng):
+    """Inside a sentence, four words or more from where it began, one character or more off."""
+    start = max((m.end() for m in re.finditer(r"[.!?:]\s+", text[: len(text) * 3 // 4])), default=0)
+    inner = text[start : start + re.search(r"[.!?:]|$", text[start:]).start()]
+    fourth = len(" ".join(inner.split()[:4]))
+    return text[:start] + inner[: rng.randint(fourth, max(fourth, len(inner) - 1))]
+
+
+def looping(text, rng):
+    words = text.split()
+    start = rng.randrange(3, len(words) - 4)
+    block = words[start : start + rng.randint(2, 8)]
+    return " ".join(words[: start + len(block)] + block * rng.randint(5, 8))
+
+
+def last_again(text, rng):
+    return text + (" " + re.split(r"(?<=[.!?])\s+", text)[-1]) * 4
+
+
+@pytest.mark.parametrize(("kind", "breaks", "recall"), [
+    ("gibberish", shuffled, 0.95), ("gibberish", respaced, 0.95), ("repetition", looping, 0.95),
+    ("repetition", last_again, 0.95), ("cut_off", cut, 0.8)])
+def test_whole_answers_broken_on_purpose_are_found_and_whole_ones_are_not(
+        kind, breaks, recall, real_data):
+    """Texts that no rule was made with. A cut answer that looks whole cannot be told from one:
+    there the recall of .95 is not reached, and a model's own end token is the better witness."""
+    pairs, rng = whole(answers(real_data)), random.Random(0)
+    assert len(pairs) >= 100
+    broken = [kind in quality.faults(breaks(text, rng)) for _, text in pairs]
+    alarms = [kind in quality.faults(text, prompt) for prompt, text in pairs]
+    assert sum(broken) >= recall * len(broken)
+    assert sum(alarms) <= 0.05 * sum(broken)
+
+
+def test_an_answer_that_opens_with_its_question_is_an_echo(real_data):
+    pairs = whole(answers(real_data))
+    for echo in (lambda p, t: p, lambda p, t: f"{p}\n\n{t}", lambda p, t: p.upper()):
+        assert sum(quality.is_echo(p, echo(p, t)) for p, t in pairs) >= 0.95 * len(pairs)
+    assert sum(quality.is_echo(p, t) for p, t in pairs) <= 0.05 * len(pairs)
+
+
+def test_the_course_s_own_demonstrations_are_sound():
+    with gzip.open(ROOT / "data/demonstrations/test.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][:400]
+    rates = quality.rates([row["response"] for row in rows], [row["prompt"] for row in rows])
+    assert rates.pop("cut_off") < 0.03  # some are meant to be
+    assert max(value for name, value in rates.items() if name != "any") == 0
+
+
+def test_only_the_last_question_can_be_echoed():
+    prompt = ("\n\nHuman: Why is the sky blue?\n\nAssistant: Air scatters blue light."
+              "\n\nHuman: And why red?\n\nAssistant:")
+    assert quality.is_echo(prompt, "And why red?")
+    assert not quality.is_echo(prompt, "Why is the sky blue? As I said, air scatters it.")
+
+
+def test_rates_are_shares_of_raw_texts_and_the_end_token_is_believed():
+    texts = ["Salt melts ice.", "", "and it is the", "so so so so so so so so so so so so"]
+    rates = quality.rates(texts, ended=[True, True, False, True])
+    assert rates == {"empty": 0.25, "repetition": 0.25, "gibberish": 0, "cut_off": 0.25,
+                     "any": 0.75}
+    assert quality.rates(texts[:1], ended=[False])["cut_off"] == 1  # whatever it looks like
+    assert "echo" in quality.rates(texts[:1], ["Why?"])
+
+
+def test_the_fallback_mends_what_is_shown_and_not_what_is_counted():
+    shown, rates = quality.with_fallback(["Salt melts ice.", ""], "I have no answer to that.")
+    assert shown == ["Salt melts ice.", "I have no answer to that."]
+    assert rates == quality.rates(["Salt melts ice.", ""]) and rates["empty"] == 0.5
+
+
+@pytest.mark.parametrize(("call", "says"), [
+    (lambda: quality.rates([]), "at least one text"),
+    (lambda: quality.rates(["a", "b"], ["one"]), "2 texts have 1 prompts"),
+    (lambda: quality.rates(["a"], ended=[True, True]), "1 texts have 2 ended"),
+    (lambda: quality.with_fallback(["a"], "..."), "broken itself (empty)"),
+])
+def test_bad_input_gets_one_clear_sentence(call, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        call()
+
+
+@pytest.mark.parametrize("text", ["\x00", "\ud800", "`" * 5000, "a\n" * 3000, "ab " * 5000,
+                                  " " * 5000, "- \n" * 3000, "<a", "| |", "🙂" * 40])
+def test_any_text_gets_an_answer_soon(text):
+    began = time.process_time()
+    assert set(quality.faults(text, text)) <= set(quality.FAULTS)
+    assert time.process_time() - began < 2
