@@ -41,6 +41,7 @@ from helpers import data, evaluation, generation, models, ppo_trainer, reward, s
 from helpers.course import execute, plan, runner
 from helpers.course.execute import Memory, tree_memory
 from helpers.engine.artifacts import folder_hash, write_aside
+from helpers.engine.tokens import text_ids
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profiles import Settings, load_profile
@@ -178,8 +179,8 @@ def per_byte(model: Any, tokenizer: Any, texts: list[str]) -> dict:
     Raises:
         UserError: a text that the model cannot read whole, so that others would be judged by more.
     """
-    tokens, limit = [len(tokenizer(text)["input_ids"]) for text in texts], (
-        reward.position_limit(model) or math.inf)
+    tokens = [len(ids) for ids in text_ids(tokenizer, texts)]
+    limit = reward.position_limit(model) or math.inf
     if max(tokens) >= limit:
         raise UserError(f"text {int(np.argmax(tokens))} has {max(tokens)} tokens, more than the "
                         f"model's {limit} positions; lower bits_characters.")
@@ -515,7 +516,7 @@ def _train_arm(job: Job, arm: str, folder: Path, length: int) -> None:
 def _exact(job: Job, tokenizer: Any, tokens: int, count: int) -> list[str]:
     """Texts of about so many tokens out of reviews."""
     reviews = [row["text"] for row in data.load_reviews(job.settings(), "train", 500)]
-    ids = tokenizer(" ".join(reviews), add_special_tokens=False)["input_ids"]
+    [ids] = text_ids(tokenizer, [" ".join(reviews)])
     return [tokenizer.decode(ids[i * tokens : (i + 1) * tokens]) for i in range(count)]
 
 

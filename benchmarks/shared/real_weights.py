@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from helpers.engine.artifacts import write_aside
+from helpers.engine.tokens import text_ids
 from helpers.errors import UserError
 from helpers.models import class_logits
 
@@ -129,8 +130,7 @@ def correct(classifier: torch.nn.Module, tokenizer, reviews: Sequence[dict]) -> 
 
 
 def _cuts(tokenizer, row: dict, longest: int, rng: np.random.Generator) -> list[list[int]]:
-    ids = tokenizer(row["text"], add_special_tokens=False, truncation=True,
-                    max_length=512)["input_ids"]
+    ids = text_ids(tokenizer, [row["text"]])[0][:512]
     length = min(len(ids), int(rng.integers(12, 65)))
     first = int(rng.integers(0, len(ids) - length + 1))
     return [[tokenizer.cls_token_id, *part, tokenizer.sep_token_id]
