@@ -47,7 +47,7 @@ CONFIGS = {
         max_position_embeddings=2048, window_size=256, vocab_size=50257, bos_token_id=END,
         eos_token_id=END)}
 CLASSES = {"gpt2": GPT2LMHeadModel, "gpt-neo-125m": GPTNeoForCausalLM}
-LENGTHS = {"gpt2": (64, 512, 1000), "gpt-neo-125m": (64, 512, 1000, 2000)}
+LENGTHS = (64, 1000)
 TRAINED = (4, 128)  # texts and tokens of a training step
 
 
@@ -78,7 +78,7 @@ def measure(name: str) -> dict:
             row["reading (tokens/s)"] = ids.numel() / costs.seconds(lambda: model(input_ids=ids))
         row |= costs.writing_costs(model, repeats=2)
         row |= {f"tokens/s behind {length}": rate for length, rate in zip(
-            LENGTHS[name], costs.rate_at_length(model, LENGTHS[name], repeats=2), strict=True)}
+            LENGTHS, costs.rate_at_length(model, LENGTHS, repeats=2), strict=True)}
         model.train()
         row["step of AdamW (MB)"] = costs.peak_bytes(lambda: one_step(model)) / 1e6
         row["step of AdamW (s)"] = costs.seconds(lambda: one_step(model), 1)
