@@ -37,7 +37,7 @@ from helpers.engine.costs import (  # noqa: F401, handed on
     peak_bytes,
     rate_at_length,
     seconds,
-    write,
+    write_greedily,
     writing_costs,
 )
 from helpers.engine.hub import patiently

@@ -37,7 +37,7 @@ def seconds(action: Callable[[], Any], repeats: int = 3) -> float:
 
 
 @torch.no_grad()
-def write(model: Any, ids: torch.Tensor, tokens: int, cached: bool = True) -> torch.Tensor:
+def write_greedily(model: Any, ids: torch.Tensor, tokens: int, cached: bool = True) -> torch.Tensor:
     """Append the likeliest token, `tokens` times; end of text does not stop it.
 
     Args:
@@ -129,10 +129,10 @@ def writing_costs(
     """
     ids = torch.arange(prompt).repeat(max(batches), 1) % (model.config.vocab_size - 2) + 2
     ids = ids.to(model.device)
-    first = seconds(lambda: write(model, ids[:1], 1), repeats)
+    first = seconds(lambda: write_greedily(model, ids[:1], 1), repeats)
     rates = {f"tokens/s, batch {n}": n * tokens / seconds(
-        lambda n=n: write(model, ids[:n], tokens), repeats) for n in batches}
-    peak = peak_bytes(lambda: write(model, ids[: batches[-1]], tokens))
+        lambda n=n: write_greedily(model, ids[:n], tokens), repeats) for n in batches}
+    peak = peak_bytes(lambda: write_greedily(model, ids[: batches[-1]], tokens))
     return {"first token (ms)": 1e3 * first, **rates, "writing (MB)": peak / 1e6}
 
 
@@ -147,7 +147,7 @@ def rate_at_length(
     rates = []
     for length in lengths:
         ids = torch.full((batch, length), 2, device=model.device)
-        whole, first = (seconds(lambda n=n, ids=ids: write(model, ids, n, cached), repeats)
+        whole, first = (seconds(lambda n=n, ids=ids: write_greedily(model, ids, n, cached), repeats)
                         for n in (tokens, 1))
         rates.append(batch * (tokens - 1) / max(whole - first, 1e-9))
     return rates

@@ -47,8 +47,8 @@ def test_what_is_written_is_what_generate_writes(made, family):
     ids = torch.randint(5, 200, (3, 7), generator=torch.Generator().manual_seed(0))
     theirs = model.generate(ids, attention_mask=torch.ones_like(ids), min_new_tokens=6,
                             max_new_tokens=6, do_sample=False, eos_token_id=None)[:, 7:]
-    assert torch.equal(costs.write(model, ids, 6), theirs)
-    assert torch.equal(costs.write(model, ids, 6, cached=False), theirs)
+    assert torch.equal(costs.write_greedily(model, ids, 6), theirs)
+    assert torch.equal(costs.write_greedily(model, ids, 6, cached=False), theirs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,7 +62,7 @@ def test_keys_and_values_take_what_is_counted(made, family):
 def test_a_rate_counts_all_texts_and_leaves_the_reading_out(monkeypatch):
     """A clock that passes 1 s for a prompt, and 0.1 s for every token after the first."""
     made_of = {}
-    monkeypatch.setattr(costs, "write", lambda model, ids, tokens, *_: made_of.update(
+    monkeypatch.setattr(costs, "write_greedily", lambda model, ids, tokens, *_: made_of.update(
         tokens=tokens, batch=len(ids)))
 
     def seconds(action, repeats):
