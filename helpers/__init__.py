@@ -7,7 +7,7 @@
 | `profiles` | validated settings, read from `settings/` | 04 |
 | `data` | the loaders of reviews, pairs, comparisons and demonstrations | 02, 03, 04, 05, 06, 07 |
 | `models` | load, save, place and shape any model | 02, 03, 04, 05, 06, 07 |
-| `scratch` | tokenizer, language model and classifier from random weights | |
+| `scratch` | tokenizer, language model and classifier from random weights | 02 |
 | `generation` | sampling with the log-probabilities that PPO needs | 02, 03, 04, 05, 06, 07 |
 | `sft` | supervised fine-tuning and its loss | 03 |
 | `evaluation` | win rate, KL, diversity, best-of-n, intervals | 01, 02, 03, 04, 05, 06, 07 |

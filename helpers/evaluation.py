@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -433,22 +433,56 @@ def bits_per_byte(
     Raises:
         UserError: no text, or only empty ones.
     """
+    nats, size = 0.0, 0
+    for _, surprise, sizes in _read(model, tokenizer, texts, max_length, batch_size):
+        nats += float(surprise.double().sum())
+        size += sum(sizes)
+    return nats / math.log(2) / max(size, 1)
+
+
+def text_bits(
+    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int | None = None,
+    batch_size: int = 16,
+) -> np.ndarray:
+    """Bits and bytes of each text alone, (texts, 2), in their order; empty texts are left out.
+
+    Its rows are what was sampled independently: `bootstrap_interval(rows, bits_over_bytes)` is an
+    interval of the bits per byte. Texts are begun and cut as in `bits_per_byte`.
+    """
+    rows = {}
+    for numbers, surprise, sizes in _read(model, tokenizer, texts, max_length, batch_size):
+        bits = surprise.double().sum(1) / math.log(2)
+        rows |= dict(zip(numbers, zip(bits.tolist(), sizes, strict=True), strict=True))
+    return np.array([rows[number] for number in sorted(rows)])
+
+
+def bits_over_bytes(rows: np.ndarray, axis: int = 0) -> Any:
+    """All bits over all bytes of `text_bits`' rows: long texts count for more, as they should."""
+    total = np.sum(rows, axis=axis)
+    return total[..., 0] / total[..., 1]
+
+
+def _read(
+    model: Any, tokenizer: Any, texts: Sequence[str], max_length: int | None, batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, list[int]]]:
+    """Texts in batches of like length: their numbers, nats (batch, tokens) and bytes of each."""
     import torch
 
     from helpers.engine.tokens import text_ids
 
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     limit = min(max_length or 10**9, getattr(model.config, "max_position_embeddings", 1024) or 1024)
-    rows = [ids[: limit - 1] for ids in text_ids(tokenizer, [t for t in texts if t])]
+    encoded = text_ids(tokenizer, [t for t in texts if t])
+    rows = [(ids[: limit - 1], number) for number, ids in enumerate(encoded)]
     if not rows:
         raise UserError("no text to measure: every text is empty.")
     model.eval()
     device = next(model.parameters()).device
-    nats, size = 0.0, 0
-    rows.sort(key=len)  # alike lengths share a batch, so that little is padded
+    rows.sort(key=lambda row: len(row[0]))  # alike lengths share a batch: little is padded
     with torch.no_grad():
         while rows:
-            batch = _as_many_as_fit(rows, batch_size, _words(model))
+            batch = _as_many_as_fit([ids for ids, _ in rows], batch_size, _words(model))
+            numbers = [number for _, number in rows[: len(batch)]]
             rows = rows[len(batch) :]
             width = max(len(r) for r in batch)
             ids = torch.tensor([[start, *r] + [start] * (width - len(r)) for r in batch])
@@ -457,9 +491,8 @@ def bits_per_byte(
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
             logp = torch.log_softmax(logits[:, :-1].float(), -1)
             taken = logp.gather(-1, ids[:, 1:, None].to(device)).squeeze(-1).cpu()
-            nats -= float(taken.masked_fill(~real, 0.0).double().sum())
-            size += sum(len(tokenizer.decode(r).encode("utf-8")) for r in batch)
-    return nats / math.log(2) / max(size, 1)
+            yield (numbers, -taken.masked_fill(~real, 0.0),
+                   [len(tokenizer.decode(r).encode("utf-8")) for r in batch])
 
 
 def _words(model: Any) -> int:
@@ -473,6 +506,99 @@ def _as_many_as_fit(rows: Sequence[list[int]], most: int, words: int) -> Sequenc
     while count < min(most, len(rows)) and (count + 1) * len(rows[count]) * words <= LOGITS:
         count += 1
     return rows[:count]
+
+
+def choice_logprobs(
+    model: Any, tokenizer: Any, prompts: Sequence[str], choices: Sequence[Sequence[str]],
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Log-probability of each choice behind its prompt, in nats, (prompts, choices).
+
+    Prompt and choice are tokenised apart, and the end of text is no part of a choice. Choices of
+    unlike length are compared per byte: divide by the bytes of each.
+
+    Raises:
+        UserError: a prompt and its choices that do not fit into the model's context.
+    """
+    import torch
+
+    from helpers.engine.tokens import encode_prompts, pad, pad_left, text_ids
+
+    flat = [choice for row in choices for choice in row]
+    before = [ids for ids, row in zip(encode_prompts(tokenizer, prompts), choices, strict=True)
+              for _ in row]
+    after = text_ids(tokenizer, flat)
+    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    longest = max((len(a) + len(b) for a, b in zip(before, after, strict=True)), default=0)
+    if longest > limit:
+        raise UserError(f"a prompt and a choice have {longest} tokens, and the model reads "
+                        f"{limit}; shorten the prompts or give fewer examples in them.")
+    fill = tokenizer.pad_token_id
+    ids, mask = pad_left(before, fill)
+    responses = pad(after, fill)
+    with torch.no_grad():
+        found = response_logprobs(model, ids, mask, responses["input_ids"],
+                                  responses["attention_mask"], batch_size=batch_size)
+    return found.double().sum(1).numpy().reshape(len(prompts), -1)
+
+
+def seen_share(texts: Sequence[str], train: Sequence[str], n: int = 8) -> np.ndarray:
+    """Of each text's word n-grams, the share that stands in the training texts too: (texts,).
+
+    The usual check for contamination (Brown et al. 2020, arXiv:2005.14165, used n = 13). Case does
+    not count; a text of fewer than n words has share 0.
+    """
+    seen = {gram for text in train for gram in _ngrams(text, n)}
+    return np.array([np.mean([gram in seen for gram in grams]) if grams else 0.0
+                     for grams in (_ngrams(text, n) for text in texts)])
+
+
+def pareto_front(costs: np.ndarray) -> np.ndarray:
+    """Rows that no other row beats: as low in every column, and lower in one. (rows,) of bool."""
+    costs = np.asarray(costs, dtype=float)
+    no_worse = (costs[:, None] <= costs[None]).all(-1)
+    better = (costs[:, None] < costs[None]).any(-1)
+    return ~(no_worse & better).any(0)
+
+
+def power_law(sizes: Sequence[float], losses: Sequence[float]) -> tuple[float, float, float]:
+    """Least squares of log loss on L(N) = E + A · N^-a: (E, A, a), all of them 0 or more.
+
+    E is where the losses end as N grows; for each of many E below the lowest loss the line through
+    the logarithms of what is left is exact, and the best E is kept (Hoffmann et al. 2022,
+    arXiv:2203.15556, fit the same form).
+    """
+    n, loss = np.log(np.asarray(sizes, dtype=float)), np.asarray(losses, dtype=float)
+    if len(n) < 3:
+        raise UserError(f"a power law with a floor needs three sizes or more, not {len(n)}.")
+    best = (np.inf, 0.0, 0.0, 0.0)
+    for floor in np.linspace(0, loss.min(), 400, endpoint=False):
+        slope, height = np.polyfit(n, np.log(loss - floor), 1)
+        error = float(((np.log(floor + np.exp(height + slope * n)) - np.log(loss)) ** 2).sum())
+        if slope < 0 and error < best[0]:
+            best = (error, float(floor), float(np.exp(height)), float(-slope))
+    if not np.isfinite(best[0]):
+        raise UserError("the losses do not fall as the models grow, so there is no law to fit.")
+    return best[1:]
+
+
+def weighed(costs: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> dict:
+    """Each candidate's weighed cost, the least first: the sum of weight · log2(value).
+
+    A weight of 1 on two columns says that half of the one is worth twice the other. Logarithms
+    keep units out of it, and no candidate's place depends on which others were measured.
+
+    Raises:
+        UserError: a column that a candidate lacks, or a value that has no logarithm.
+    """
+    totals = {}
+    for name, row in costs.items():
+        for column in weights:
+            if not row.get(column, 0) > 0:
+                raise UserError(f"{name} has {column} = {row.get(column)}; a weighed cost needs a "
+                                "positive number there.")
+        totals[name] = sum(weight * math.log2(row[c]) for c, weight in weights.items())
+    return dict(sorted(totals.items(), key=lambda item: item[1]))
 
 
 def measure(

@@ -30,6 +30,16 @@ from helpers.engine import folders, hub
 from helpers.engine.adapters import in_four_bits
 from helpers.engine.artifacts import stage_info
 from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
+from helpers.engine.costs import (  # noqa: F401, handed on
+    cache_bytes,
+    disk_bytes,
+    licence,
+    peak_bytes,
+    rate_at_length,
+    seconds,
+    write_greedily,
+    writing_costs,
+)
 from helpers.engine.hub import patiently
 from helpers.engine.place import device, dtype, mixed_precision  # noqa: F401, handed on
 from helpers.engine.scale import scale_from_metrics, scale_of
@@ -105,9 +115,10 @@ def benchmark_candidates(settings: Settings, more: Sequence[str] = ()) -> dict[s
     base = base_source(settings)
     named = {}
     if settings.models.base == "embedded":
-        smallest = next(iter(zoo()))
-        named[smallest] = str(EMBEDDED / "zoo" / smallest)
-    named |= {_short_name(source): str(source) for source in more}
+        named = {name: str(EMBEDDED / "zoo" / name) for name in zoo()}
+    named |= {_short_name(source): str(source)
+              for source in (*settings.models.candidates, *more)}
+    named.pop(_short_name(base), None)
     return {**named, _short_name(base): base}
 
 

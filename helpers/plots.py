@@ -382,3 +382,34 @@ def clipped_objective(clip_range: float = 0.2) -> Figure:
     axes[0].set_ylabel("objective of one token")
     axes[0].legend(loc="upper left")
     return figure
+
+
+# --- 02, choosing a model -------------------------------------------------------------------
+
+
+def front(
+    points: Mapping[str, tuple[float, float]], kept: Sequence[bool] | np.ndarray, *, xlabel: str,
+    ylabel: str, title: str = "",
+) -> Figure:
+    """Named points on logarithmic axes, and a line through those that nothing beats.
+
+    `kept` says which do; both axes are costs, so that down and to the left is better.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    figure, axes = plt.subplots()
+    best = sorted(point for point, on in zip(points.values(), kept, strict=True) if on)
+    axes.step(*zip(*best, strict=True), where="post", color=COLOURS[0], lw=1.4,
+              label="nothing is better in both")
+    for (name, (x, y)), on in zip(points.items(), kept, strict=True):
+        axes.plot(x, y, "o", color=COLOURS[0] if on else "#6B6B6B", ms=7 if on else 5)
+        axes.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.margins(x=0.18, y=0.12)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.legend()
+    return figure

@@ -65,6 +65,13 @@ def _models(value: Any) -> Any:
     return list(value)
 
 
+def _names(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or any(
+            not isinstance(one, str) or not one.strip() for one in value):
+        raise ValueError("be a list of hub ids and folders, such as [distilbert/distilgpt2]")
+    return list(value)
+
+
 def _targets(value: Any) -> Any:
     names = list(value) if isinstance(value, list | tuple) else []
     if value != "all-linear" and not (names and all(isinstance(n, str) and n for n in names)):
@@ -83,6 +90,7 @@ Share = Annotated[float, Field(ge=0, le=1), NUMBER]
 Temperature = Annotated[float, Field(ge=1e-3, le=100), NUMBER]
 Text = Annotated[StrictStr, Field(pattern=r"\S")]
 ModelNames = Annotated[list[str], BeforeValidator(_models)]
+Names = Annotated[list[str], BeforeValidator(_names)]
 LayerNames = Annotated[str | list[str], BeforeValidator(_targets)]
 
 
@@ -141,6 +149,7 @@ class Models(Section):
     """`models`: where each model comes from, and how it is trained."""
 
     base: Text
+    candidates: Names
     imdb_policy: Text
     reward_base: Text
     classifier: Text

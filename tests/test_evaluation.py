@@ -356,6 +356,75 @@ def test_share_of_best_of_n_is_one_for_best_of_n_itself():
     assert np.isnan(ev.share_of_best_of_n(0.1, 0.0, curve))
 
 
+def test_bits_and_bytes_of_each_text_add_up_to_those_of_all():
+    tokenizer = byte_tokenizer()
+    model = byte_policy(tokenizer)
+    texts = ["a good film", "", "the end of a bad day", "it", "a film " * 40]
+    rows = ev.text_bits(model, tokenizer, texts, batch_size=2)
+    assert rows.shape == (4, 2)  # the empty one is left out
+    assert ev.bits_over_bytes(rows) == pytest.approx(ev.bits_per_byte(model, tokenizer, texts))
+    for row, text in zip(rows, [t for t in texts if t], strict=True):
+        assert row[0] / row[1] == pytest.approx(ev.bits_per_byte(model, tokenizer, [text]))
+    assert list(rows[:3, 1]) == [len(t) for t in texts if t][:3] and rows[3, 1] < 280  # cut
+    mean, low, high = ev.bootstrap_interval(rows, ev.bits_over_bytes)
+    assert low < mean < high and mean == pytest.approx(ev.bits_over_bytes(rows))
+
+
+def test_the_log_probability_of_a_choice_is_that_of_its_tokens_alone():
+    tokenizer = byte_tokenizer()
+    model = byte_policy(tokenizer)
+    prompts, choices = ["a good", "the end of"], [[" film", " day and"], [" it", " a bad day"]]
+    found = ev.choice_logprobs(model, tokenizer, prompts, choices)
+    for prompt, row, numbers in zip(prompts, choices, found, strict=True):
+        for choice, number in zip(row, numbers, strict=True):
+            ids, after = (tokenizer(t)["input_ids"] for t in (prompt, choice))
+            logp = model(input_ids=torch.tensor([ids + after])).logits[0].log_softmax(-1)
+            slow = sum(logp[len(ids) + i - 1, t].item() for i, t in enumerate(after))
+            assert number == pytest.approx(slow, abs=1e-4)
+    with pytest.raises(UserError, match="the model reads 64"):
+        ev.choice_logprobs(model, tokenizer, ["a film " * 90], [["it", "day"]])
+
+
+def test_the_share_of_n_grams_that_were_seen():
+    train = ["The cat sat on the mat today."]
+    shares = ev.seen_share(["the CAT sat on a wall", "cat sat", "nothing here at all"], train, 3)
+    assert list(shares) == [0.5, 0.0, 0.0]
+    assert ev.seen_share(train, train, 3)[0] == 1
+
+
+def test_the_front_holds_what_nothing_beats():
+    costs = np.array([[1, 5], [2, 3], [3, 3], [4, 1], [2, 3], [5, 5]])
+    slow = [not any((o <= c).all() and (o < c).any() for o in costs) for c in costs]
+    assert list(ev.pareto_front(costs)) == slow == [True, True, False, True, True, False]
+
+
+def test_a_power_law_finds_the_one_that_made_the_numbers():
+    sizes = np.array([1e5, 3e5, 1e6, 3e6, 1e7, 3e7])
+    floor, height, slope = ev.power_law(sizes, 0.5 + 40 * sizes**-0.4)
+    assert floor == pytest.approx(0.5, abs=0.01) and slope == pytest.approx(0.4, abs=0.02)
+    assert floor + height * 1e8**-slope == pytest.approx(0.5 + 40 * 1e8**-0.4, rel=0.01)
+    assert ev.power_law(sizes, 40 * sizes**-0.4)[0] == pytest.approx(0, abs=0.001)
+    for sizes, losses in (([1, 2], [2, 1]), ([1, 2, 3], [1, 2, 3])):
+        with pytest.raises(UserError):
+            ev.power_law(sizes, losses)
+
+
+def test_a_weighed_choice_does_not_depend_on_units_or_on_who_else_was_measured():
+    costs = {"small": {"bits": 2.0, "ms": 1.0}, "large": {"bits": 1.0, "ms": 8.0}}
+    equal = {"bits": 1.0, "ms": 1.0}
+    assert list(ev.weighed(costs, equal)) == ["small", "large"]
+    assert list(ev.weighed(costs, {"bits": 4.0, "ms": 1.0})) == ["large", "small"]
+    seconds = {name: row | {"ms": row["ms"] / 1000} for name, row in costs.items()}
+    gaps = [found["large"] - found["small"] for found in (
+        ev.weighed(costs, equal), ev.weighed(seconds, equal),
+        ev.weighed(costs | {"absurd": {"bits": 9.0, "ms": 1e6}}, equal))]
+    assert gaps == pytest.approx([2, 2, 2])
+    with pytest.raises(UserError, match="small has bits = 0"):
+        ev.weighed({"small": {"bits": 0, "ms": 1}}, equal)
+    with pytest.raises(UserError, match="small has grams = None"):
+        ev.weighed(costs, {"grams": 1.0})
+
+
 def test_02_times_a_gpu_until_it_has_finished():
     """A GPU returns at once: here work takes a second that passes when somebody waits for it."""
     notebook = ROOT / "notebooks" / "02_benchmarking_language_models.ipynb"

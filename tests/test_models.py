@@ -140,10 +140,18 @@ def test_the_backbone_is_found_in_whatever_wraps_the_model(tmp_path, wrap):
 
 
 def test_a_candidate_is_named_without_its_revision(tmp_path):
-    settings = load_profile("embedded", {"models.base": "lvwerra/gpt2-imdb@refs/pr/1"})
+    settings = load_profile("embedded", {"models.base": "lvwerra/gpt2-imdb@refs/pr/1",
+                                         "models.candidates": ["owner/first", "lvwerra/gpt2-imdb"]})
     assert models.benchmark_candidates(settings, ["owner/other@v1", tmp_path]) == {
-        "other": "owner/other@v1", tmp_path.name: str(tmp_path),
+        "first": "owner/first", "other": "owner/other@v1", tmp_path.name: str(tmp_path),
         "gpt2-imdb": "lvwerra/gpt2-imdb@refs/pr/1"}
+
+
+def test_the_base_stands_last_among_the_candidates_and_once():
+    named = models.benchmark_candidates(load_profile("embedded", {"models.base": "a/base"}),
+                                        ["b/base", "c/other"])
+    assert list(named.items()) == [("other", "c/other"), ("base", "a/base")]
+    assert list(models.benchmark_candidates(load_profile()))[-1] == "base"
 
 
 # --------------------------------------------------- what a folder brings beside weights and words

@@ -104,6 +104,7 @@ def test_a_number_written_as_yaml_text_is_read():
 @pytest.mark.parametrize(("key", "given", "kept"), [
     ("threads", 3.0, 3), ("threads", None, None),
     ("models.quantised", ["policy", "reward"], ["policy", "reward"]),
+    ("models.candidates", ("a/b",), ["a/b"]),
     ("data.review_limit", "1e3", 1000), ("data.pair_limit", None, None),
     ("reward.likelihood", 0, 0.0), ("ppo.kl_coef", 1, 1.0), ("ppo.updates", 0, 0),
     ("ppo.kl_target", None, None), ("ppo.kl_target", 5, 5.0), ("ppo.gamma", "1", 1.0),
@@ -121,6 +122,10 @@ def test_a_value_is_kept_as_its_key_has_it(key, given, kept):
     ("models.quantised", "reward", "must be a list of one or both of policy, reward"),
     ("models.quantised", [], "must be a list of one or both of policy, reward"),
     ("models.quantised", ["reward", "judge"], "must be a list of one or both of policy, reward"),
+    ("models.candidates", "openai-community/gpt2", "must be a list of hub ids and folders, such as "
+     "[distilbert/distilgpt2]"),
+    ("models.candidates", ["a/b", 7], "must be a list of hub ids and folders, such as "
+     "[distilbert/distilgpt2]"),
     ("models.gradient_checkpointing", "auto", "must be true or false"),
     ("models.base", 7, "must be a text, such as 'embedded'"),
     ("models.scratch.n_layer", 2.5, "must be a whole number"),

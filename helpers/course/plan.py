@@ -118,6 +118,7 @@ class Architecture:
 ARCHITECTURES = {
     "openai-community/gpt2": Architecture("gpt2", 12, 768, 3072, 12, 12, 50257, 1024),
     "distilbert/distilgpt2": Architecture("gpt2", 6, 768, 3072, 12, 12, 50257, 1024),
+    "openai-community/gpt2-medium": Architecture("gpt2", 24, 1024, 4096, 16, 16, 50257, 1024),
     "lvwerra/gpt2-imdb": Architecture("gpt2", 12, 768, 3072, 12, 12, 50257, 1024),
     "lvwerra/distilbert-imdb": Architecture("distilbert", 6, 768, 3072, 12, 12, 30522, 512),
     "EleutherAI/gpt-neo-125m": Architecture("gpt_neo", 12, 768, 3072, 12, 12, 50257, 2048),
@@ -131,6 +132,8 @@ ARCHITECTURES = {
         "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
         "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
+    "Qwen/Qwen2.5-0.5B": Architecture(
+        "llama", 24, 896, 4864, 14, 2, 151936, qkv_bias=True, stored=HALF),
     "Qwen/Qwen2.5-1.5B": Architecture(
         "llama", 28, 1536, 8960, 12, 2, 151936, qkv_bias=True, stored=HALF),
     "Qwen/Qwen2.5-7B": Architecture(

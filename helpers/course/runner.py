@@ -59,6 +59,8 @@ def absolute_paths(overrides: dict[str, Any]) -> dict[str, Any]:
     """Make paths given on the command line independent of the folder they were typed in."""
     fixed = dict(overrides)
     for key, value in overrides.items():
+        if key == "models.candidates":
+            fixed[key] = absolute_files(value)
         if not isinstance(value, str) or key not in PLACES:
             continue
         path = Path(value).expanduser()

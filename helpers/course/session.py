@@ -72,7 +72,7 @@ def start(
 def hub_ids(settings: Settings) -> list[str]:
     """The hub ids that the settings name; empty means that no network is needed."""
     flat = profiles.flatten(settings.as_dict())
-    values = [flat.get(key) for key in SOURCES]
+    values = [*(flat.get(key) for key in SOURCES), *settings.models.candidates]
     return [
         v for v in values
         if isinstance(v, str) and v not in WORDS and hub.parse(v) and not os.path.exists(v)

@@ -70,6 +70,8 @@ def test_hub_ids_are_told_from_words_and_paths(tmp_path):
     assert settings.models.base in session.hub_ids(settings)
     assert str(tmp_path) not in session.hub_ids(settings)
     assert session.hub_ids(profiles.load_profile("embedded")) == []
+    more = profiles.load_profile("embedded", {"models.candidates": ["owner/name", str(tmp_path)]})
+    assert session.hub_ids(more) == ["owner/name"]
     for source in ("Anthropic/hh-rlhf/helpful-base", "allenai/preference-datasets-tulu:shp_2"):
         settings = profiles.load_profile("embedded", {"data.preferences": source})
         assert session.hub_ids(settings) == [source]

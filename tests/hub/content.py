@@ -23,6 +23,8 @@ from transformers import (
     DistilBertConfig,
     GPT2Config,
     GPT2Tokenizer,
+    GPTNeoConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -54,8 +56,10 @@ def pins() -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
     for profile in profile_names():
         values = flatten(load_profile(profile).as_dict())
-        for key in SOURCES:
-            if (source := hub_ids.parse(str(values[key]))) and source.revision:
+        named = [(key, values[key]) for key in SOURCES]
+        named += [("models.candidates", one) for one in values["models.candidates"]]
+        for key, value in named:
+            if (source := hub_ids.parse(str(value))) and source.revision:
                 kind = key.partition(".")[0].replace("data", "datasets")
                 found.setdefault((kind, source.repo), set()).add(source.revision)
     return found
@@ -135,6 +139,26 @@ def smollm2(folder: Path, real_data: Path) -> None:
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192,
         tie_word_embeddings=True, bos_token_id=end, eos_token_id=end), tokenizer, torch.bfloat16)
+
+
+def gpt_neo(folder: Path, real_data: Path) -> None:
+    """GPT-2's tokenizer, and attention to all tokens and to the nearest in turn."""
+    tokenizer = gpt2_tokenizer(real_data, model_max_length=2048)
+    end = tokenizer.eos_token_id
+    causal(folder, GPTNeoConfig(
+        vocab_size=len(tokenizer), hidden_size=64, num_layers=2, num_heads=4,
+        attention_types=[[["global", "local"], 1]], max_position_embeddings=2048,
+        bos_token_id=end, eos_token_id=end), tokenizer)
+
+
+def pythia(folder: Path, real_data: Path) -> None:
+    """A GPT-NeoX with an output layer of its own and more rows than tokens, in float16."""
+    tokenizer = gpt2_tokenizer(real_data)
+    causal(folder, GPTNeoXConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=64, intermediate_size=128,
+        num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=2048,
+        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id),
+        tokenizer, torch.float16)
 
 
 def distilbert_imdb(folder: Path, real_data: Path) -> None:
@@ -233,8 +257,12 @@ def arena(folder: Path, real_data: Path) -> None:
 MODELS: dict[str, Callable[[Path, Path], None]] = {
     "openai-community/gpt2": gpt2,
     "distilbert/distilgpt2": gpt2,
+    "openai-community/gpt2-medium": gpt2,
+    "EleutherAI/gpt-neo-125m": gpt_neo,
+    "EleutherAI/pythia-160m": pythia,
     "lvwerra/gpt2-imdb": gpt2_imdb,
     "lvwerra/distilbert-imdb": distilbert_imdb,
+    "Qwen/Qwen2.5-0.5B": qwen(tied=True),
     "Qwen/Qwen2.5-1.5B": qwen(tied=True),
     "Qwen/Qwen2.5-7B": qwen(tied=False),
     "HuggingFaceTB/SmolLM2-135M": smollm2,

@@ -33,6 +33,9 @@ def test_every_id_of_the_profiles_is_served():
     served = {*content.MODELS, *content.DATASETS}
     for (_, name) in content.pins():
         assert name in served
+    for profile in course.PROFILES:
+        for candidate in load_profile(profile).models.candidates:
+            assert hub.parse(candidate).repo in content.MODELS
 
 
 def test_the_line_of_the_readme_is_a_reward_model_on_what_is_served():
