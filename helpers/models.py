@@ -28,7 +28,7 @@ from transformers.utils.hub import cached_file
 from helpers import scratch
 from helpers.engine import folders, hub
 from helpers.engine.adapters import in_four_bits
-from helpers.engine.artifacts import stage_info
+from helpers.engine.artifacts import damage, stage_info
 from helpers.engine.class_logits import class_logits, positive_label  # noqa: F401, handed on
 from helpers.engine.costs import (  # noqa: F401, handed on
     cache_bytes,
@@ -84,12 +84,16 @@ def load_stage(
     as it was trained: the backbone in four bits, its adapters, its head.
 
     Raises:
-        UserError: the stage has not been made yet.
+        UserError: the stage has not been made yet, or its files are not those that were saved.
     """
     folder = settings.artifacts / stage
     if not (folder / "stage.json").is_file():
         raise UserError(f"stage {stage} has not been made under profile {settings.name}; call "
                         f"course.require('{stage}', settings) first.")
+    broken = damage(stage, settings)
+    if broken:
+        raise UserError(f"stage {stage} {broken}; course.require('{stage}', settings) says what to "
+                        "do about it.")
     if stage not in ("reward_model", "classifier"):
         return load_causal(folder, settings, trains=trains)
     labels = 1 if stage == "reward_model" else 2

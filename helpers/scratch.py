@@ -211,7 +211,7 @@ def require_base(stage: str, settings: Settings) -> Path | str:
     """
     place, source = artifacts.base_place(stage, settings), artifacts.base_origin(stage, settings)
     if source == "scratch":
-        reason = artifacts.stale(stage, settings)
+        reason = artifacts.reason_to_make(stage, settings)
         if reason:
             print(f"Stage {stage} {reason}; training it from scratch.", flush=True)
             _train_base(stage, settings)

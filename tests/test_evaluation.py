@@ -263,50 +263,6 @@ def tiny_policy():
         bos_token_id=1, eos_token_id=1, pad_token_id=0)).eval()
 
 
-# --- the checkers of notebook 07 ------------------------------------------------------------
-
-
-def test_exercise_win_rate_tells_the_right_answer_from_the_usual_mistakes(capsys):
-    from helpers import exercises
-
-    def right(a, b):
-        return sum(1.0 if x > y else 0.5 if x == y else 0.0 for x, y in zip(a, b, strict=True)) / 5
-
-    assert exercises.check_win_rate(right)
-    wrong = {
-        "full win": lambda a, b: np.mean(np.array(a) >= np.array(b)),
-        "swapped": lambda a, b: right(b, a),
-        "left out": lambda a, b: 2 / 3,
-        "mean difference": lambda a, b: np.mean(a) - np.mean(b),
-        "not done yet": lambda a, b: NotImplemented,
-    }
-    for message, function in wrong.items():
-        capsys.readouterr()
-        assert not exercises.check_win_rate(function)
-        assert message in capsys.readouterr().out
-
-
-def test_exercise_bootstrap_tells_the_right_answer_from_the_usual_mistakes(capsys):
-    from helpers import exercises
-
-    def right(values, draws, seed):
-        rows = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
-        return np.quantile(values[rows].mean(axis=1), [0.025, 0.975])
-
-    assert exercises.check_bootstrap(right)
-    wrong = {
-        "with* replacement": lambda v, d, s: (v.mean(), v.mean()),
-        "swapped": lambda v, d, s: right(v, d, s)[::-1],
-        "quantiles of the values": lambda v, d, s: np.quantile(v, [0.025, 0.975]),
-        "is right, yours": lambda v, d, s: np.quantile(
-            np.random.default_rng(s).choice(v, (d, 50)).mean(axis=1), [0.025, 0.975]),
-    }
-    for message, function in wrong.items():
-        capsys.readouterr()
-        assert not exercises.check_bootstrap(function)
-        assert message in capsys.readouterr().out
-
-
 def test_best_of_curve_is_the_mean_over_all_subsets_for_reward_and_for_gold():
     from itertools import combinations
 

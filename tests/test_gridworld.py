@@ -8,7 +8,6 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from helpers import exercises
 from helpers import gridworld as gw
 from helpers.errors import UserError
 
@@ -406,50 +405,3 @@ def test_an_animation_stays_small():
     circling = gw.follow(grid, np.tile([0, 2], 100), grid.start)
     page = plots.walk_animation(grid, {"good <b>": walk, "circling": circling})
     assert len(page) < 200_000 and "image/gif;base64" in page and "<b>" not in page
-
-
-# ---------------------------------------------------------------------------------- exercises
-
-
-def _probability(first, second, weights):
-    return 1 / (1 + np.exp(-(first - second) @ weights))
-
-
-@pytest.mark.parametrize("answer, said", [
-    (lambda f, s, w: NotImplemented, "not done yet"),
-    (_probability, "right"),
-    (lambda f, s, w: _probability(s, f, w), "first minus second"),
-    (lambda f, s, w: (f - s) @ w, "sigmoid"),
-    (lambda f, s, w: np.exp(f @ w) / np.exp(s @ w), "odds"),
-    (lambda f, s, w: np.exp(f @ w) / (np.exp(f @ w) + np.exp(s @ w)), "900 apart"),
-    (lambda f, s, w: 0.5, "it is 0.9820, yours is 0.5000"),
-    (lambda f, s, w: w[99], "stopped with IndexError"),
-])
-def test_the_checker_of_choices_names_the_mistake(capsys, answer, said):
-    solved = exercises.check_preference_probability(answer)
-    assert said in capsys.readouterr().out and solved == (said == "right")
-
-
-@pytest.mark.parametrize("answer, said", [
-    (lambda f: None, "not done yet"),
-    (lambda f: 2 * f[..., gw.PROGRESS] - 0.5 * f[..., gw.STEP], "right"),
-    (lambda f: -f[..., gw.STEP], "right"),
-    (lambda f: 2 * np.maximum(f[..., gw.PROGRESS], 0) - 0.5, "still earn +1.00"),
-    (lambda f: 0 * f[..., 0], "is there still something to gain"),
-    (lambda f: f[..., 0].sum(axis=1), "shape (200,)"),
-])
-def test_the_checker_of_the_repaired_cost_names_the_mistake(capsys, answer, said):
-    solved = exercises.check_repaired_cost(answer)
-    assert said in capsys.readouterr().out and solved == (said == "right")
-
-
-@pytest.mark.parametrize("answer, said", [
-    (lambda r: NotImplemented, "not done yet"),
-    (lambda r: r - 5, "right"),
-    (lambda r: r, "going on for ever beats arriving"),
-    (lambda r: 5 - r, "better rated moves must keep"),
-    (lambda r: r.mean(), "shape ()"),
-])
-def test_the_checker_of_the_ratings_zero_names_the_mistake(capsys, answer, said):
-    solved = exercises.check_rating_zero(answer)
-    assert said in capsys.readouterr().out and solved == (said == "right")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,33 +208,50 @@ def _parameters(paths, profile, overrides, seed, own) -> dict[Path, dict[str, An
 class _Summary:
     """`summary.json`, replaced as a whole after every notebook.
 
-    Results of earlier runs under the same settings stay; under other settings they would be
-    mistaken for results of this run, so the file begins anew.
+    Results of earlier runs under the same settings stay, and so do those that another run in the
+    same folder adds meanwhile; under other settings they would be mistaken for results of this run,
+    so the file begins anew.
     """
 
     def __init__(self, settings) -> None:
         self.path = Path(settings.runs) / "summary.json"
-        about = {
+        self.about = {
             "profile": settings.name,
             "seed": settings.seed,
             "overrides": {k: v for k, v in settings.overrides.items() if k != "out"},
         }
-        try:
-            old = json.loads(self.path.read_text(encoding="utf-8"))
-            same = all(old.get(key) == value for key, value in about.items())
-            earlier = old["notebooks"] if same else {}
-        except (OSError, ValueError, KeyError, AttributeError):
-            earlier = {}
-        self.content = {**about, "notebooks": earlier}
+        self.rows: dict[str, Any] = {}
 
     def add(self, stem: str, row: dict[str, Any]) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self.content["notebooks"][stem] = {**row, "finished": now}
-        self.content["notebooks"] = dict(sorted(self.content["notebooks"].items()))
+        self.rows[stem] = {**row, "finished": now}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(f".{os.getpid()}.part")
-        aside.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
-        aside.replace(self.path)
+        with _one_at_a_time(self.path):
+            notebooks = {**self.rows, **self._there(), stem: self.rows[stem]}
+            content = {**self.about, "notebooks": dict(sorted(notebooks.items()))}
+            aside = self.path.with_suffix(f".{os.getpid()}.part")
+            aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            aside.replace(self.path)
+
+    def _there(self) -> dict[str, Any]:
+        """The rows that stand in the file, if they are of the same settings."""
+        try:
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+            same = all(old.get(key) == value for key, value in self.about.items())
+            return dict(old["notebooks"]) if same else {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold the lock beside a file; on a file system without locks go on without."""
+    import portalocker
+
+    with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
+        with contextlib.suppress(portalocker.exceptions.BaseLockException, OSError):
+            portalocker.lock(lock, portalocker.LOCK_EX)
+        yield
 
 
 def _table(rows: list[dict[str, Any]], judged: bool, seconds: float) -> None:

@@ -16,12 +16,13 @@ def require(stage: str, settings: Settings) -> Path | str:
     """The folder of a stage that this notebook builds on, made first when missing or stale.
 
     A stage that is not there, or was made from other settings, data or parents, is made by its
-    notebook, executed without a window; what that notebook needs is made in the same way. For
+    notebook, executed without a window; what that notebook needs is made in the same way. So is one
+    that is damaged or that other code made, under `embedded`: `artifacts.reason_to_make`. For
     `base` and `classifier` it is the folder that ships with the course, the reader's own, the
     model trained from scratch, or a hub id, as the settings say.
 
     Raises:
-        UserError: no such stage, or bad input met while making it.
+        UserError: no such stage, a damaged one, or bad input met while making it.
         RuntimeError: the maker notebook failed.
     """
     artifacts.check_name(stage)
@@ -29,10 +30,10 @@ def require(stage: str, settings: Settings) -> Path | str:
         from helpers import scratch  # loads torch, which the command line can do without
 
         return scratch.require_base(stage, settings)
-    reason = artifacts.stale(stage, settings)
+    reason = artifacts.reason_to_make(stage, settings)
     if reason:
         _make(stage, settings, reason)
-        reason = artifacts.stale(stage, settings)
+        reason = artifacts.stale(stage, settings) or artifacts.damage(stage, settings)
         if reason:
             maker = artifacts.MAKERS[stage][0]
             raise RuntimeError(f"notebook {maker} ran, but stage {stage}: {reason}.")

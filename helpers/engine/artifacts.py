@@ -1,20 +1,25 @@
 """Stages on disk: the folder that a training notebook leaves, and whether it can still be used.
 
 A stage is written beside its place and renamed into it, so a killed run leaves either the whole
-stage or none. `stage.json` says what it was made from; `stale` compares that with what is asked
-for now.
+stage or none. `stage.json` says what it was made from and what its files are: `stale` compares
+settings and parents with what is asked for now, `damage` the files with those that were saved, and
+`aged` the code and the libraries with those of today.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import datetime
+import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from importlib import metadata
@@ -26,14 +31,15 @@ from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profiles import Settings, flatten
 
+EVERY = ("dtype", "mixed_precision", "data.*", "models.*")
 # stage: (number of the notebook that makes it, settings it depends on)
 MAKERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "base": ("", ("data.*", "models.base", "models.scratch.*")),
     "classifier": ("", ("data.reviews", "data.review_limit", "models.scratch.classifier_*")),
-    "sft": ("03", ("dtype", "data.*", "models.*", "sft.*")),
-    "reward_model": ("04", ("dtype", "data.*", "models.*", "sft.*", "reward.*")),
-    "ppo": ("05", ("dtype", "data.*", "models.*", "sft.*", "reward.*", "ppo.*")),
-    "ppo_trl": ("06", ("dtype", "data.*", "models.*", "ppo_trl.*")),
+    "sft": ("03", (*EVERY, "sft.*")),
+    "reward_model": ("04", (*EVERY, "sft.*", "reward.*")),
+    "ppo": ("05", (*EVERY, "sft.*", "reward.*", "ppo.*")),
+    "ppo_trl": ("06", (*EVERY, "ppo_trl.*")),
 }
 BASES = ("base", "classifier")  # made by a function, where they are made at all
 # What changes how a stage is judged, or what only another stage reads, does not make it stale.
@@ -47,7 +53,22 @@ NOT_MADE_OF = {
     "ppo": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy"),
     "ppo_trl": ("models.reward_base",),
 }
+# The modules whose code decides what is in a stage, below `helpers`.
+COMMON = ("data", "models", "engine.adapters", "engine.dialogues", "engine.forms", "engine.heads",
+          "engine.kinds", "engine.muon", "engine.rows", "engine.tokens")
+JUDGED = ("generation", "reward.functions", "reward.model", "engine.packing", "engine.scale",
+          "engine.token_logprobs", "engine.class_logits")
+MADE_BY: dict[str, tuple[str, ...]] = {
+    "base": ("scratch", *COMMON),
+    "classifier": ("scratch", *COMMON),
+    "sft": ("sft", *COMMON),
+    "reward_model": ("reward.pairs", "reward.training", "reward.measures", *JUDGED, *COMMON),
+    "ppo": ("ppo", "ppo_trainer", *JUDGED, *COMMON),
+    "ppo_trl": ("ppo", "ppo_trainer", "trl_adapter", *JUDGED, *COMMON),
+}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
+# Files that loading a stage reads; one that was not saved with it is damage too.
+READ = ("*.safetensors", "*.json", "*.bin", "*.model", "*.jinja", "merges.txt", "vocab.*")
 HASHED = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer.json",
           "tokenizer_config.json", "vocab.*", "merges.txt")
 
@@ -105,11 +126,13 @@ def _write(
             "profile": settings.name,
             "seed": settings.seed,
             "hash": folder_hash(folder),
+            "files": _files(folder),
             "parents": {name: stage_hash(name, settings) for name in parents},
             "fingerprint": fingerprint(stage, settings),
             "settings": relevant_settings(stage, settings),
             "made_with": {} if model is None else adapters.made_with(model),
             "versions": _versions(),
+            "code": code_digests(stage),
             "metrics": dict(metrics or {}),
             "made_by": os.environ.get("RLHF_NOTEBOOK"),
             "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -122,25 +145,46 @@ def _write(
 
 @contextlib.contextmanager
 def write_aside(target: Path) -> Iterator[Path]:
-    """Give a folder beside `target` to write into, and put it in its place when all went well."""
+    """Give a folder beside `target` to write into, and put it in its place when all went well.
+
+    Of two that write the same folder at once both finish, and the later one is what stays.
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
-    folder = target.parent / f".{target.name}.{os.getpid()}.part"
-    old = target.parent / f".{target.name}.{os.getpid()}.old"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = _beside(target, "part")
     folder.mkdir()
     try:
         yield folder
-        if target.exists():
-            target.rename(old)
-        folder.rename(target)
+        _replace(folder, target)
     except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """A name that nobody has, with this process's number in it, by which `_sweep` knows it."""
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.{os.getpid()}.{kind}"
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`; what stands there is put aside first, and then removed."""
+    taken = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES, errno.ENOENT)
+    for attempt in range(50):
+        old = _beside(target, "old")
+        with contextlib.suppress(FileNotFoundError):  # another has just put it aside
+            target.rename(old)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            if error.errno not in taken or attempt == 49 or not folder.exists():
+                raise
+            time.sleep(0.01 * (1 + attempt % 5))  # another's rename came between the two
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+            return
 
 
 def _sweep(target: Path) -> None:
@@ -170,9 +214,12 @@ def stale(stage: str, settings: Settings) -> str | None:
         return "does not exist yet"
     if info.get("fingerprint") != fingerprint(stage, settings):
         old, new = info.get("settings", {}), relevant_settings(stage, settings)
+        if "files" not in info:  # saved before some of the settings were written down
+            new = {key: value for key, value in new.items() if key in old}
         changed = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}"
                    for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-        return "was made from other settings: " + "; ".join(changed[:3])
+        if changed or "files" in info:
+            return "was made from other settings: " + "; ".join(changed[:3])
     for parent, known in info.get("parents", {}).items():
         now = stage_hash(parent, settings)
         if now is not None and known is not None and now != known:
@@ -180,10 +227,97 @@ def stale(stage: str, settings: Settings) -> str | None:
     return None
 
 
+def damage(stage: str, settings: Settings) -> str | None:
+    """Why a stage's files are not those that were saved, or None.
+
+    A stage from before the digests were kept is held against the hash of its weights and tokenizer.
+    """
+    folder, info = Path(settings.artifacts) / stage, stage_info(stage, settings)
+    if info is None:
+        return None
+    if info.get("stage", stage) != stage:
+        return f"is stage {info['stage']} under another name"
+    known = info.get("files")
+    if not isinstance(known, dict):
+        hash_ = info.get("hash")
+        same = hash_ is None or hash_ == folder_hash(folder)
+        return None if same else "is damaged: its weights or its tokenizer are not those saved"
+    now = _files(folder)
+    for name in sorted(known):
+        if name not in now:
+            return f"is damaged: {name} is missing"
+        if now[name] != known[name]:
+            return f"is damaged: {name} is not the file that was saved"
+    more = [n for n in sorted(set(now) - set(known)) if any(fnmatch(n, kind) for kind in READ)]
+    return f"is damaged: {more[0]} was not saved with it" if more else None
+
+
+def aged(stage: str, settings: Settings) -> str | None:
+    """What of the code and the libraries that made a stage has changed since, or None.
+
+    Comments and docstrings do not count, nor does the last part of Python's version.
+    """
+    info = stage_info(stage, settings) or {}
+    code, versions, changed = info.get("code"), info.get("versions"), []
+    if isinstance(code, dict):
+        now = code_digests(stage)
+        modules = [name for name in sorted({*code, *now}) if code.get(name) != now.get(name)]
+        if modules:
+            files = ", ".join(f"helpers/{name.replace('.', '/')}.py" for name in modules[:3])
+            changed.append(files + (f" and {len(modules) - 3} more" if modules[3:] else ""))
+    if isinstance(code, dict) and isinstance(versions, dict):
+        now = _versions()
+        for name in sorted({*versions, *now}):
+            parts = 2 if name == "python" else None
+            old, new = (str(v.get(name)).split("+")[0].split(".")[:parts] for v in (versions, now))
+            if old != new:
+                changed.append(f"{name} {'.'.join(old)} in place of {'.'.join(new)}")
+    return "was made by other code: " + "; ".join(changed[:3]) if changed else None
+
+
+_said: set[str] = set()
+
+
+def reason_to_make(stage: str, settings: Settings) -> str | None:
+    """Why a stage has to be made now, or None when what is there is used.
+
+    Whatever is to be replaced is moved aside first, to `<stage>.replaced`. A stage that other code
+    or other libraries made is made anew under `embedded`; under other profiles, where it may have
+    cost hours, it is named and used.
+
+    Raises:
+        UserError: it is damaged, under another profile than `embedded`.
+    """
+    folder, own = Path(settings.artifacts) / stage, settings.name != "embedded"
+    where = f"artifacts/{settings.name}/{stage}"
+    broken = damage(stage, settings)
+    if broken and own:
+        raise UserError(f"stage {stage} {broken}. Bring the folder {where} back as it was, or move "
+                        "it away to have it made anew.")
+    reason, old = broken or stale(stage, settings), aged(stage, settings)
+    if reason is None and old and not own:
+        reason = old
+    if reason is None:
+        unverified = "files" not in (stage_info(stage, settings) or {})
+        note = old or ("has no digest of its files and its code, so that it cannot be verified"
+                       if unverified else None)
+        if note and str(folder) not in _said:
+            _said.add(str(folder))
+            print(f"Stage {stage} {note}. It is used as it is; move the folder {where} away to "
+                  "have it made anew.", flush=True)
+    elif folder.exists():
+        aside = folder.with_name(f"{stage}.replaced")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    return reason
+
+
 def relevant_settings(stage: str, settings: Settings) -> dict[str, Any]:
     """The settings a stage depends on, by dotted key, with a hash of its training files."""
     flat = flatten(settings.as_dict())
     keep = MAKERS[stage][1]
+    if stage == "ppo_trl" and settings.ppo_trl.reward == "reward_model":
+        keep = (*keep, "sft.*", "reward.*")
     drop = (*NOT_MADE_OF["*"], *NOT_MADE_OF.get(stage, ()))
     chosen = {
         key: value for key, value in flat.items()
@@ -228,9 +362,47 @@ def folder_hash(folder: Path) -> str | None:
     total = hashlib.sha256()
     for name in names:
         total.update(name.encode())
-        with open(Path(folder) / name, "rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(_digest(Path(folder) / name))
     return total.hexdigest()[:16]
+
+
+_digests: dict[tuple[str, int, int, int], bytes] = {}
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file, worked out once in a process while its size and times stay the same."""
+    stat = path.stat()
+    key = (os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if key not in _digests:
+        with open(path, "rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").digest()
+    return _digests[key]
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Of every file below a stage's folder but `stage.json`, by its name there, the SHA-256."""
+    return {path.relative_to(folder).as_posix(): _digest(path).hex()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path != folder / "stage.json"}
+
+
+@functools.cache
+def _code_digest(path: Path) -> str:
+    """Of a module's code: comments, docstrings and the form of its lines do not change it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                    and isinstance(first.value.value, str)):
+                node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def code_digests(stage: str) -> dict[str, str]:
+    """By the name of each module that decides what is in a stage, a digest of its code."""
+    return {name: _code_digest(ROOT / "helpers" / f"{name.replace('.', '/')}.py")
+            for name in sorted(MADE_BY[stage])}
 
 
 def base_origin(stage: str, settings: Settings) -> str:

@@ -286,3 +286,37 @@ def test_a_log_file_sees_lines_and_a_notebook_a_bar(monkeypatch, kernel, bar):
     monkeypatch.setattr(IPython, "get_ipython", lambda: kernel)  # which ipykernel has loaded
     with progress.Bar("01_first") as shown:
         assert (not shown.bar.disable, not shown.log) == (bar, bar)
+
+
+def test_two_runs_in_one_folder_keep_each_others_rows(out):
+    settings = profiles.load_profile("embedded", {"out": str(out)})
+    first, second = runner._Summary(settings), runner._Summary(settings)
+    first.add("01_first", {"status": "ok"})
+    second.add("02_second", {"status": "ok"})
+    first.add("03_third", {"status": "ok"})
+    second.add("02_second", {"status": "failed"})
+    rows = summary_of(out)["notebooks"]
+    assert list(rows) == ["01_first", "02_second", "03_third"]
+    assert rows["02_second"]["status"] == "failed"
+    other = runner._Summary(profiles.load_profile("embedded", {"out": str(out)}, seed=1))
+    other.add("04_fourth", {"status": "ok"})
+    assert list(summary_of(out)["notebooks"]) == ["04_fourth"]  # of other settings: begins anew
+    first.add("05_fifth", {"status": "ok"})
+    assert list(summary_of(out)["notebooks"]) == ["01_first", "03_third", "05_fifth"]
+
+
+ADDING = """
+import sys
+from helpers import profiles
+from helpers.course import runner
+summary = runner._Summary(profiles.load_profile("embedded", {"out": sys.argv[1]}))
+for n in range(25):
+    summary.add(f"{sys.argv[2]}_{n}", {"status": "ok"})
+"""
+
+
+def test_rows_added_at_the_same_time_are_all_there(out):
+    runs = [subprocess.Popen([sys.executable, "-c", ADDING, str(out), who], cwd=ROOT)
+            for who in "ab"]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(summary_of(out)["notebooks"]) == 50

@@ -247,3 +247,276 @@ def test_a_small_base_from_scratch_learns_and_loads(settings, tmp_path, capsys):
     stages.require("base", here)
     stages.require("classifier", here)
     assert capsys.readouterr().out == ""
+
+
+# --------------------------------------------------------------------- damaged, exchanged, aged
+
+
+class Model:
+    """Stands for a model: weights, a config and a tokenizer."""
+
+    def __init__(self, text="weights"):
+        self.text = text
+
+    def save_pretrained(self, folder):
+        for name in FILES:
+            Path(folder, name).write_text(f"{name}: {self.text}" * 100)
+
+
+FILES = ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json",
+         "chat_template.jinja"]
+
+
+def zeroed(path):
+    data = bytearray(path.read_bytes())
+    data[10:20] = bytes(10)
+    path.write_bytes(data)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:7])
+
+
+def exchanged(path):
+    other = path.parent.parent / "other"
+    other.mkdir()
+    Model("another model").save_pretrained(other)
+    (other / path.name).replace(path)
+
+
+@pytest.mark.parametrize("harm", [zeroed, truncated, exchanged, Path.unlink])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_found(settings, name, harm):
+    folder = artifacts.save_stage("sft", settings(), Model())
+    assert artifacts.damage("sft", settings()) is None
+    harm(folder / name)
+    told = artifacts.damage("sft", settings())
+    assert told.startswith("is damaged: ") and name in told
+
+
+def test_a_file_that_was_not_saved_is_damage_where_loading_would_read_it(settings):
+    folder = artifacts.save_stage("sft", settings(), Model())
+    (folder / "notes.txt").write_text("mine")
+    assert artifacts.damage("sft", settings()) is None
+    (folder / "adapter_config.json").write_text("{}")
+    assert "adapter_config.json was not saved with it" in artifacts.damage("sft", settings())
+
+
+def test_another_stage_in_its_place_is_found(settings):
+    artifacts.save_stage("ppo", settings(), Model("ppo"))
+    folder = artifacts.save_stage("sft", settings(), Model("sft"))
+    folder.rename(folder.with_name("away"))
+    folder.with_name("ppo").rename(folder)
+    assert artifacts.damage("sft", settings()) == "is stage ppo under another name"
+
+
+def test_a_damaged_stage_is_made_anew_and_the_old_one_is_kept(settings, notebook_tree, capsys):
+    notebook_tree("03_sft", MAKE, "artifacts.save_stage('sft', settings, Weights())")
+    folder = artifacts.save_stage("sft", settings(), Model("first"))
+    truncated(folder / "model.safetensors")
+    assert stages.require("sft", settings()) == folder
+    assert "is damaged: model.safetensors is not the file that was saved; making it" in (
+        capsys.readouterr().out)
+    assert (folder / "config.json").read_text() == "{}"
+    kept = folder.with_name("sft.replaced")
+    assert "first" in (kept / "config.json").read_text()
+    stages.require("sft", settings())
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def other_profile(tmp_path):
+    """Settings under another name than `embedded`."""
+    stock = ROOT / "helpers" / "settings" / "embedded.yaml"
+    (tmp_path / "mine.yaml").write_text(stock.read_text())
+    return lambda **more: profiles.load_profile(
+        str(tmp_path / "mine.yaml"),
+        {"out": str(tmp_path), **{k.replace("__", "."): v for k, v in more.items()}})
+
+
+def test_under_another_profile_a_damaged_stage_is_refused_in_a_sentence(other_profile):
+    folder = artifacts.save_stage("sft", other_profile(), Model())
+    zeroed(folder / "tokenizer.json")
+    before = (folder / "tokenizer.json").read_bytes()
+    with pytest.raises(UserError, match=r"stage sft is damaged: tokenizer.json .* move it away"):
+        stages.require("sft", other_profile())
+    assert (folder / "tokenizer.json").read_bytes() == before
+
+
+def test_no_load_takes_a_damaged_stage(settings):
+    from support import from_scratch
+
+    from helpers import models
+
+    model, tokenizer, _ = from_scratch(tokens=1000, n_positions=64)
+    folder = artifacts.save_stage("sft", settings(), model, tokenizer)
+    models.load_stage(settings(), "sft")
+    truncated(folder / "model.safetensors")
+    with pytest.raises(UserError, match="stage sft is damaged: model.safetensors"):
+        models.load_stage(settings(), "sft")
+
+
+def older(folder, *fields):
+    """As it would have been saved before there were such fields."""
+    info = json.loads((folder / "stage.json").read_text())
+    for name in fields:
+        info.pop(name)
+    info["settings"].pop("mixed_precision")
+    info["fingerprint"] = "of fewer settings"
+    (folder / "stage.json").write_text(json.dumps(info))
+
+
+def test_a_stage_from_before_the_digests_is_used_and_named(settings, capsys):
+    folder = artifacts.save_stage("sft", settings(), Model())
+    older(folder, "files", "code")
+    assert stages.require("sft", settings()) == folder
+    told = capsys.readouterr().out
+    assert told.startswith("Stage sft has no digest") and "cannot be verified" in told
+    stages.require("sft", settings())
+    assert capsys.readouterr().out == ""  # once is enough
+    assert "sft.epochs was" in artifacts.stale("sft", settings(sft__epochs=9))
+    zeroed(folder / "model.safetensors")  # what its hash covers is still compared
+    assert "is damaged: its weights" in artifacts.damage("sft", settings())
+
+
+def changed_code(monkeypatch, module="sft"):
+    real = artifacts.code_digests
+    monkeypatch.setattr(artifacts, "code_digests", lambda stage: real(stage) | {module: "other"})
+
+
+def test_other_code_makes_a_stage_anew_under_embedded(settings, notebook_tree, monkeypatch, capsys):
+    notebook_tree("03_sft", MAKE, "artifacts.save_stage('sft', settings, Weights())")
+    folder = artifacts.save_stage("sft", settings(), Model("first"))
+    assert artifacts.aged("sft", settings()) is None
+    changed_code(monkeypatch)
+    stages.require("sft", settings())
+    assert "was made by other code: helpers/sft.py; making it" in capsys.readouterr().out
+    assert "first" in (folder.with_name("sft.replaced") / "config.json").read_text()
+
+
+def test_under_another_profile_it_is_named_and_kept(other_profile, monkeypatch, capsys):
+    folder = artifacts.save_stage("sft", other_profile(), Model("hours"))
+    changed_code(monkeypatch, "engine.muon")
+    assert stages.require("sft", other_profile()) == folder
+    told = capsys.readouterr().out
+    assert "was made by other code: helpers/engine/muon.py. It is used as it is" in told
+    assert "move the folder artifacts/mine/sft away" in told
+    assert "hours" in (folder / "config.json").read_text()
+
+
+@pytest.mark.parametrize(("name", "version", "counts"), [
+    ("torch", "1.0", True), ("python", "3.11.99", False), ("python", "3.8.1", True),
+    ("transformers", "4.0", True)])
+def test_other_libraries_age_a_stage(settings, monkeypatch, name, version, counts):
+    folder = artifacts.save_stage("sft", settings(), Model())
+    now = artifacts._versions() | {"python": "3.11.7"}
+    info = json.loads((folder / "stage.json").read_text())
+    info["versions"] = now | {name: version}
+    (folder / "stage.json").write_text(json.dumps(info))
+    monkeypatch.setattr(artifacts, "_versions", lambda: now)
+    told = artifacts.aged("sft", settings())
+    assert (told is not None and f"{name} {version[:3]}" in told) == counts
+
+
+def test_comments_docstrings_and_line_breaks_are_no_code(tmp_path):
+    def digest(text):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.py"
+        path.write_text(text)
+        return artifacts._code_digest(path)
+
+    plain = digest("def f(x):\n    return x + 1\n")
+    assert plain == digest('"""Of this."""\n# note\n\ndef f(x):\n    """Adds."""\n'
+                           "    return (x +\n            1)  # one\n")
+    for other in ("def f(x):\n    return x - 1\n", "def f(x):\n    return x + 2\n",
+                  "def f(y):\n    return y + 1\n", "def f(x, y=0):\n    return x + 1\n",
+                  "def f(x):\n    return x + 1\nA = 1\n"):
+        assert digest(other) != plain
+
+
+# Keeping order, reading files and saying what is wrong do not change what a model learns; nor does
+# what one stage's training uses change another's.
+BOOKKEEPING = {
+    "errors", "paths", "profiles", "engine", "engine.artifacts", "engine.hub", "engine.sources",
+    "engine.place", "engine.folders", "engine.checkpoints", "engine.values", "engine.tables",
+    "engine.annotation_tools", "engine.rating_rows", "reward", "scratch", "reward.ties",
+    "reward.pairs", "reward.training", "reward.measures", "ppo_diagnostics", "world",
+    "engine.class_logits", "engine.scale", "ppo"}
+
+
+@pytest.mark.parametrize("stage", artifacts.MADE_BY)
+def test_no_module_that_trains_is_forgotten(stage):
+    from test_house import MODULES, imports
+
+    named = set(artifacts.MADE_BY[stage])
+    assert named <= set(MODULES)
+    found, to_do = set(), list(named)
+    while to_do:
+        module = to_do.pop()
+        if module not in found:
+            found.add(module)
+            to_do += imports(MODULES[module])
+    assert not {m for m in found - named - BOOKKEEPING if not m.startswith("world.")}
+
+
+def test_each_trainer_is_among_what_makes_its_stage():
+    for stage, trainers in {"sft": {"sft"}, "ppo": {"ppo", "ppo_trainer", "engine.scale"},
+                            "reward_model": {"reward.training", "reward.pairs", "reward.model"},
+                            "ppo_trl": {"ppo", "trl_adapter", "engine.class_logits"},
+                            "base": {"scratch"}, "classifier": {"scratch"}}.items():
+        assert trainers <= set(artifacts.MADE_BY[stage])
+
+
+def test_precision_and_a_learned_reward_make_a_stage_stale(settings):
+    for stage in ("sft", "reward_model", "ppo", "ppo_trl"):
+        artifacts.save_stage(stage, settings(), Model())
+        assert "mixed_precision" in artifacts.stale(stage, settings(mixed_precision="none"))
+    assert artifacts.stale("ppo_trl", settings(reward__epochs=9)) is None
+    learned = {"ppo_trl__reward": "reward_model"}
+    artifacts.save_stage("ppo_trl", settings(**learned), Model())
+    assert artifacts.stale("ppo_trl", settings(**learned)) is None
+    assert "reward.epochs" in artifacts.stale("ppo_trl", settings(**learned, reward__epochs=9))
+
+
+def test_files_are_read_once_in_a_process(settings, monkeypatch):
+    artifacts.save_stage("sft", settings(), Model())
+    artifacts.damage("sft", settings())
+    monkeypatch.setattr("hashlib.file_digest", lambda *a: pytest.fail("read again"))
+    assert artifacts.damage("sft", settings()) is None
+
+
+SAVER = """
+import sys
+from pathlib import Path
+from helpers import profiles
+from helpers.engine import artifacts, sources
+sources.fingerprint = lambda settings: "the same files"
+class Weights:
+    def save_pretrained(self, folder):
+        for n in range(30):
+            Path(folder, f"{n}.safetensors").write_text(sys.argv[2])
+settings = profiles.load_profile("embedded", {"out": sys.argv[1]})
+for _ in range(40):
+    artifacts.save_stage("sft", settings, Weights())
+"""
+
+
+def test_saves_of_two_processes_do_not_stop_each_other(settings, tmp_path):
+    saving = [subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path), who], cwd=ROOT,
+                               stderr=subprocess.PIPE, text=True) for who in "ab"]
+    for process in saving:
+        assert process.wait() == 0, process.stderr.read()
+    assert artifacts.damage("sft", settings()) is None
+    assert [p.name for p in (settings().artifacts).iterdir()] == ["sft"]
+
+
+def test_an_old_folder_in_the_way_does_not_stop_every_later_save(settings):
+    """One that could not be removed, of this very process or of one with its number."""
+    import os
+
+    folder = artifacts.save_stage("sft", settings(), Model("old"))
+    for kind in ("old", "part"):
+        left = folder.parent / f".sft.{os.getpid()}.{kind}"
+        left.mkdir()
+        (left / "file").write_text("left")
+    artifacts.save_stage("sft", settings(), Model("new"))
+    assert "new" in (folder / "config.json").read_text()

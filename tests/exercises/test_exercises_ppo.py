@@ -45,11 +45,11 @@ def loop_gae(gamma_used=None, lam_used=None, use_mask=True, subtract=True, retur
 def test_gae_in_the_folded_solution_is_right(capsys):
     result, text = said(capsys, exercises.check_gae, loop_gae())
     assert result
-    assert text.count("right:") == 2
+    assert text.startswith("right:")
 
 
 @pytest.mark.parametrize(("function", "hint"), [
-    (loop_gae(use_mask=False), "padding"),
+    (loop_gae(use_mask=False), "did you use mask"),
     (loop_gae(lam_used=1.0), "lam has no effect"),
     (loop_gae(gamma_used=1.0), "gamma has no effect"),
     (loop_gae(lam_used=0.0), "one-step error"),

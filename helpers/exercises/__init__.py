@@ -1,0 +1,87 @@
+"""Checkers for the reader's own code: each says what is right, or names the likely mistake.
+
+A checker takes the reader's function, tries it on small cases of several sizes and prints one
+line. Numbers may come in any form: a list, an array, a tensor, a plain float. What still is `None`
+or `NotImplemented` is "not done yet", and the notebook goes on. `frame` is what they share; the
+rest is one file for each notebook.
+"""
+
+from helpers.exercises.notebook_01 import (
+    check_plausible_trap,
+    check_preference_probability,
+    check_rating_zero,
+    check_repaired_cost,
+)
+from helpers.exercises.notebook_02 import (
+    check_best_model,
+    check_bits_per_byte,
+    check_training_memory,
+    rival_models,
+)
+from helpers.exercises.notebook_03 import (
+    broken_labels,
+    check_broken_labels,
+    check_mask_turns,
+    check_untrained_loss,
+)
+from helpers.exercises.notebook_04 import (
+    check_bradley_terry_loss,
+    check_fooling_probe,
+    check_last_token_pooling,
+    check_length_bias,
+    check_length_sorted_batches,
+)
+from helpers.exercises.notebook_05 import (
+    broken_runs,
+    check_broken_runs,
+    check_clipped_loss,
+    check_gae,
+    check_own_reward,
+    check_token_rewards,
+)
+from helpers.exercises.notebook_06 import (
+    check_best_of,
+    check_draws_for_kl,
+    check_response_mask,
+)
+from helpers.exercises.notebook_07 import (
+    check_bootstrap,
+    check_fair_win_rate,
+    check_prompts_needed,
+    check_win_rate,
+    position_judge,
+)
+
+__all__ = [
+    "broken_labels",
+    "broken_runs",
+    "check_best_model",
+    "check_best_of",
+    "check_bits_per_byte",
+    "check_bootstrap",
+    "check_bradley_terry_loss",
+    "check_broken_labels",
+    "check_broken_runs",
+    "check_clipped_loss",
+    "check_draws_for_kl",
+    "check_fair_win_rate",
+    "check_fooling_probe",
+    "check_gae",
+    "check_last_token_pooling",
+    "check_length_bias",
+    "check_length_sorted_batches",
+    "check_mask_turns",
+    "check_own_reward",
+    "check_plausible_trap",
+    "check_preference_probability",
+    "check_prompts_needed",
+    "check_rating_zero",
+    "check_repaired_cost",
+    "check_response_mask",
+    "check_token_rewards",
+    "check_training_memory",
+    "check_untrained_loss",
+    "check_win_rate",
+    "position_judge",
+    "rival_models",
+]
