@@ -45,7 +45,8 @@ BASES = ("base", "classifier")  # made by a function, where they are made at all
 # What changes how a stage is judged, or what only another stage reads, does not make it stale.
 NOT_MADE_OF = {
     "*": ("data.root", "*.eval_rows", "*.eval_pairs", "*.eval_prompts", "*.report_to",
-          "ppo_trl.best_of", "ppo_trl.scratch.*", "models.gradient_checkpointing", "models.candidates"),
+          "ppo_trl.best_of", "ppo_trl.scratch.*", "models.gradient_checkpointing",
+          "models.candidates"),
     "base": ("models.scratch.classifier_*",),
     "sft": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy",
             "models.reward_base"),
