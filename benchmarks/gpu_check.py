@@ -1,4 +1,4 @@
-"""The course's trainers on a GPU at full size: GPT-2 from its configuration, real text, one command.
+"""The trainers on a GPU at full size: GPT-2 from its configuration, real text, one command.
 
     python -m benchmarks.gpu_check [PART …] [--data FOLDER] [--minutes 8]
 

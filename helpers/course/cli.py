@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     hub.epilog = "Other arguments are handed to tests/hub/course.py."
     bench = command("bench", "run the benchmarks and write benchmarks/results/")
     bench.add_argument("names", nargs="*", help="names of benchmarks; all when none is given")
-    gpu = command("gpu-check", "train a full-size GPT-2 on this machine's GPU and store the figures")
+    gpu = command("gpu-check", "train a full-size GPT-2 on a GPU and store the figures")
     gpu.epilog = "Other arguments are handed to benchmarks/gpu_check.py."
     command("lab", "open the notebooks in JupyterLab")
     command("lint", "check notebooks and code")
