@@ -14,7 +14,7 @@ from helpers.course.upkeep import compare, sync
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
-TAGS = {"parameters", "nbval-ignore-output", "nbval-skip", "hide-input", "exercise", "solution",
+TAGS = {"parameters", "hide-input", "exercise", "solution",
         "long"}
 MAX_LINES = 25
 MAX_BYTES = 2_000_000
