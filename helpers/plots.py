@@ -391,9 +391,9 @@ def front(
     points: Mapping[str, tuple[float, float]], kept: Sequence[bool] | np.ndarray, *, xlabel: str,
     ylabel: str, title: str = "",
 ) -> Figure:
-    """Named points on logarithmic axes, and a line through those that nothing beats.
+    """Named points over a logarithmic x axis, and a line through those that nothing beats.
 
-    `kept` says which do; both axes are costs, so that down and to the left is better.
+    `kept` says which those are; both axes are costs, so that down and to the left is better.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -405,11 +405,10 @@ def front(
     for (name, (x, y)), on in zip(points.items(), kept, strict=True):
         axes.plot(x, y, "o", color=COLOURS[0] if on else "#6B6B6B", ms=7 if on else 5)
         axes.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9)
-    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
     axes.margins(x=0.18, y=0.12)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-        axis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend()
     return figure

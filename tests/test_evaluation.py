@@ -4,7 +4,9 @@ import ast
 import itertools
 import json
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -396,7 +398,7 @@ def test_02_times_a_gpu_until_it_has_finished():
 
     gpu = SimpleNamespace(is_available=lambda: True, synchronize=wait)
     names = {"time": SimpleNamespace(perf_counter=lambda: clock["now"]),
-             "torch": SimpleNamespace(cuda=gpu)}
+             "torch": SimpleNamespace(cuda=gpu), "Callable": Callable, "Any": Any}
     exec(function, names)
     assert names["seconds"](lambda: clock.update(given=1.0)) == 1.0
 

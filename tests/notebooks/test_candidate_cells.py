@@ -60,7 +60,7 @@ def test_the_table_of_costs_holds_for_a_foreign_llama(names):
     model, _ = names["loaded"]["stories260k"]
     assert row["parameters"] == sum(p.numel() for p in model.parameters())
     assert row["in embeddings"] == config["hidden_size"] * model.config.vocab_size
-    assert row["disk (MB)"] * 1e6 == (folder / "model.safetensors").stat().st_size
+    assert row["disk (MB)"] * 1e6 == pytest.approx((folder / "model.safetensors").stat().st_size)
     assert row["licence"] == "not stated"
     cached = models.cache_bytes(model.config, 32 + quick["tokens"] - 1, batch=16)
     assert row["memory (MB)"] * 1e6 > models.model_bytes(model) + cached
