@@ -95,7 +95,7 @@ def _compared_numbers():
 
 
 def test_every_compared_number_of_the_course_turns_red_when_it_is_moved():
-    """By twice its tolerance; a whole number, which has none, by one."""
+    """By twice its tolerance; a number that has none, by one of its last digit."""
     moved = 0
     for number, cell, which in _compared_numbers():
         rule = compare.rule_of(cell, True)
@@ -103,9 +103,10 @@ def test_every_compared_number_of_the_course_turns_red_when_it_is_moved():
         if rule == compare.TIMING or any(p.search(text) for p, _ in compare.WITHOUT_MEANING):
             continue
         for match in compare.numbers_of(text):
-            far = 2 * compare.tolerance(match[0], rule) or 1
+            mantissa, _, power = match[0].partition("e")
+            digits = len(mantissa.partition(".")[2])
+            far = 2 * compare.tolerance(match[0], rule) or 10.0 ** (int(power or 0) - digits)
             value = compare.number(match[0]) + far
-            digits = len(match[0].partition("e")[0].partition(".")[2])
             other = f"{value:.{digits}{'e' if 'e' in match[0] else 'f'}}"
             changed = text[:match.start()] + other + text[match.end():]
             outputs = [*cell["outputs"]]
