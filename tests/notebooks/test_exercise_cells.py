@@ -11,7 +11,6 @@ import pytest
 from helpers.paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-FEWER = {"02": 1, "07": 2}  # they get their other exercises with their new text
 NEEDS_A_JUDGE = {"my_probe"}  # fooled is only a model that was trained; see tests/exercises
 
 
@@ -32,7 +31,7 @@ EVERY = [pytest.param(path, *found, id=f"{path.name[:2]}-{found[0].split('(')[0]
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name[:2])
 def test_there_are_enough(path):
-    assert len(list(exercises_of(path))) >= FEWER.get(path.name[:2], 3)
+    assert len(list(exercises_of(path))) >= 3
 
 
 @pytest.mark.parametrize(("path", "source", "outputs", "solution"), EVERY)
