@@ -32,6 +32,7 @@ from helpers import (
     sft,
 )
 from helpers import trl_adapter as ta
+from helpers.engine import costs
 from helpers.engine.adapters import merged
 from helpers.generation import sample
 from helpers.ppo_trainer import PPO, PPOConfig
@@ -223,6 +224,12 @@ def test_evaluation(gpu, made, tmp_path):
     plain, _ = models.load_causal(made("gpt2"), settings_for(tmp_path, device="cpu"))
     ours, theirs = (evaluation.bits_per_byte(m, tokenizer, TEXTS[:5]) for m in (policy, plain))
     assert ours == pytest.approx(theirs, rel=1e-4)
+    choices = [["a film", "the old cat"]] * 3
+    for there, here in (
+            [evaluation.text_bits(m, tokenizer, TEXTS[:5]) for m in (policy, plain)],
+            [evaluation.choice_logprobs(m, tokenizer, PROMPTS[:3], choices)
+             for m in (policy, plain)]):
+        np.testing.assert_allclose(there, here, rtol=1e-3)
 
     r = sample(policy, tokenizer, PROMPTS, 6, seed=1)
     for where in ("cpu", gpu):
@@ -269,6 +276,19 @@ def test_fine_tuning(gpu, made, tmp_path, monkeypatch, family, way, precision):
     again, own = models.load_stage(settings, "sft")
     assert stayed(again, gpu)
     np.testing.assert_allclose(sft.response_losses(again, own, ROWS)[0], after[0], rtol=2e-2)
+
+
+def test_what_a_candidate_costs(gpu, made, tmp_path):
+    """Notebook 02's measurements, and the loop that writes for them."""
+    policy, _ = policy_on(gpu, made("gpt2"), settings_for(tmp_path), trains=False)
+    plain, _ = models.load_causal(made("gpt2"), settings_for(tmp_path, device="cpu"))
+    ids = torch.arange(2, 14).reshape(2, 6)
+    for cached in (True, False):
+        there = costs.write_greedily(policy, ids.to(gpu), 4, cached)
+        assert there.cpu().tolist() == costs.write_greedily(plain, ids, 4, cached).tolist()
+    found = costs.writing_costs(policy, 4, 3, batches=(1, 2), repeats=1)
+    assert min(found.values()) > 0 and "tokens/s, batch 2" in found
+    assert min(costs.rate_at_length(policy, (4, 8), tokens=3, repeats=1)) > 0
 
 
 def test_from_random_weights(gpu):

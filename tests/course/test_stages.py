@@ -440,7 +440,7 @@ BOOKKEEPING = {
     "engine.place", "engine.folders", "engine.checkpoints", "engine.values", "engine.tables",
     "engine.annotation_tools", "engine.rating_rows", "reward", "scratch", "reward.ties",
     "reward.pairs", "reward.training", "reward.measures", "ppo_diagnostics", "world",
-    "engine.class_logits", "engine.scale", "ppo"}
+    "engine.class_logits", "engine.costs", "engine.scale", "ppo"}
 
 
 @pytest.mark.parametrize("stage", artifacts.MADE_BY)

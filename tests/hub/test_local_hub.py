@@ -288,7 +288,9 @@ def test_the_models_of_the_profiles_load_at_their_revisions(real_hub, tmp_path, 
     done = run(real_hub, tmp_path, code, **{
         f"models.{'classifier' if scorer else 'base'}": f"{name}@{next(iter(pinned))}"})
     *_, kind = done.stdout.split() or [done.stderr]
-    assert kind == {"Qw": "qwen2", "Hu": "llama"}.get(name[:2], "distilbert" if scorer else "gpt2")
+    other = {"EleutherAI/gpt-neo-125m": "gpt_neo", "EleutherAI/pythia-160m": "gpt_neox"}
+    assert kind == other.get(name, {"Qw": "qwen2", "Hu": "llama"}.get(
+        name[:2], "distilbert" if scorer else "gpt2"))
     weights = [file for file in real_hub.fetched() if file.endswith((".bin", ".safetensors"))]
     assert weights and not [file for file in weights if file.endswith(".bin")]
 
