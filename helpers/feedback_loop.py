@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ def update_reward_model(
                     told = told * (len(old_rows) / len(some_old))
                     terms.append(keep * told)
                     old_loss += told.item()
-            sum(terms).backward()
+            cast(torch.Tensor, sum(terms)).backward()
         if not math.isfinite(new_loss + keep * old_loss):
             raise UserError(f"the loss became {new_loss + keep * old_loss} at step {step + 1} of "
                             "the update; lower feedback.learning_rate.")

@@ -460,7 +460,7 @@ def _pretrained(
     if auto is AutoModelForCausalLM:
         options["generation_config"] = GenerationConfig()
     with _clear_errors(what, source, "config.json and the weights make no model"):
-        model, info = patiently(lambda: auto.from_pretrained(
+        model, info = patiently(lambda: cast(Any, auto).from_pretrained(
             name, **options, **found, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True))  # they are named below
     folders.check_tensors(model, info, what, source, new_head)

@@ -23,7 +23,7 @@ def class_logits(
     with torch.no_grad():
         for i in range(0, len(texts), batch_size):
             rows = order[i : i + batch_size]
-            ids = encode_whole(tokenizer, [texts[j] for j in rows], limit)
+            ids = encode_whole(tokenizer, [texts[int(j)] for j in rows], limit)
             batch = pad(ids, tokenizer.pad_token_id, tokenizer.padding_side)
             inputs = {name: tensor.to(device) for name, tensor in batch.items()}
             out[rows] = classifier(**inputs).logits.float().cpu().numpy()

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from helpers.engine.kinds import Row
 from helpers.engine.values import blank, shown
@@ -42,14 +42,14 @@ def rating_value(value: Any, what: str) -> int:
 
     Raises UserError, beginning with `what`, for all else: 4.5, True, NaN, "four", "".
     """
-    number = value
+    number: Any = value
     if isinstance(value, str) and re.fullmatch(r"\s*[1-5](\.0*)?\s*", value, re.ASCII):
         number = int(float(value))
     if hasattr(number, "item") and getattr(number, "shape", None) == ():  # NumPy's scalars
         number = number.item()
     is_number = isinstance(number, Real | Decimal) and not isinstance(number, bool)
     if is_number and number in range(1, 6):
-        return int(number)
+        return int(cast(Any, number))
     raise UserError(f"{what} {shown(value)}, must be a whole number from 1 to 5; mend it, or leave "
                     "it out where nothing was rated.")
 

@@ -176,7 +176,7 @@ def as_pair(row: Row) -> Row | None:
         prompts, sides = _sides(row)
     if prompts["chosen"] != prompts["rejected"]:
         raise IrregularRow("the chosen and the rejected dialogue have different prompts")
-    _check_asked(prompts["chosen"])
+    _check_asked(cast(str, prompts["chosen"]))
     if sides["chosen"] == sides["rejected"]:
         raise IrregularRow("the two responses are equal; a pair must hold two different ones")
     for side, response in sides.items():
