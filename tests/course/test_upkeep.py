@@ -59,7 +59,7 @@ def change(cell, **values):
 BREAKS = {
     "tag 'parameter' is not one of ours": change(3, metadata={"tags": ["parameter"]}),
     "1 of 3 code cells are not executed": change(3, execution_count=None),
-    "metadata compare is": change(3, metadata={"compare": {"numbers": "shape"}}),
+    "metadata compare is": change(3, metadata={"compare": {"numbers": "shapes"}}),
     "has execution count 5": change(3, execution_count=5),
     "code cell 3: 26 lines": change(3, source=["x = 1\n"] * 26),
     "ends in an error": change(3, outputs=[{"output_type": "error", "ename": "E", "evalue": "",

@@ -5,9 +5,10 @@ A cell says in its metadata how its numbers are compared, under the key `compare
     {"numbers": "exact"}            not even the last printed digit may differ
     {"numbers": {"absolute": 0.02}} or {"relative": 0.1}
     {"numbers": "timing"}           they are times, rates or memory and never compared
-    {"elsewhere": …}                the same, for a run on another machine than the stored one;
-                                    besides, "shape": there luck decides, so only the kinds of
-                                    output and the shapes of tables are compared
+    {"numbers": "shape"}            what is said depends on times, so only the kinds of output and
+                                    the shapes of tables are compared
+    {"elsewhere": …}                the same, for a run on another machine than the stored one; it
+                                    is "shape" where luck decides there
 
 Without it whole numbers are compared exactly and others to one unit of their last printed digit. A
 number with a unit of time, rate or memory behind it, or in a table's column that is called so, is
@@ -29,7 +30,7 @@ PRINTED, SHAPE, TIMING, EXACT = "printed", "shape", "timing", "exact"
 UNIT = (r"(?:s|secs?|seconds?|ms|milliseconds?|µs|min|minutes?|hours?|[kKMG]i?B|megabytes?"
         r"|(?:tokens|episodes|pairs|rows|texts|steps|updates|samples|examples)"
         r" ?(?:/ ?s|/ ?min|(?:a|per) (?:second|minute))|/ ?s|(?:a|per) second"
-        r"|(?:×|times) (?:as )?(?:fast|slow)(?:er)?|[%] (?:of the )?(?:time|CPU))")
+        r"|(?:×|times) (?:as )?(?:(?:fast|slow)(?:er)?|many tokens a second)|[%] (?:of the )?(?:time|CPU))")
 NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.])(?:(?<![0-9])[-−+])?"
     r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?"
@@ -77,7 +78,7 @@ def rule_of(cell: dict[str, Any], same_machine: bool) -> Rule:
     """How a cell's numbers are compared."""
     said = cell["metadata"].get("compare", {})
     here: Rule = said.get("numbers", PRINTED)
-    return here if same_machine else said.get("elsewhere", here)
+    return here if same_machine or here == SHAPE else said.get("elsewhere", here)
 
 
 def check_metadata(metadata: dict[str, Any]) -> None:
@@ -86,13 +87,12 @@ def check_metadata(metadata: dict[str, Any]) -> None:
     wrong = f"metadata compare is {said!r}; it must be as helpers/course/upkeep/compare.py says."
     if not isinstance(said, dict) or set(said) - {"numbers", "elsewhere"}:
         raise UserError(wrong)
-    for place, rule in said.items():
-        words = {EXACT, TIMING, PRINTED} | ({SHAPE} if place == "elsewhere" else set())
+    for rule in said.values():
         if isinstance(rule, dict):
             (name, value), *more = [*rule.items()] or [("", 0)]
             good = not more and name in ("absolute", "relative") and value > 0
         else:
-            good = rule in words
+            good = rule in (EXACT, TIMING, PRINTED, SHAPE)
         if not good:
             raise UserError(wrong)
 
