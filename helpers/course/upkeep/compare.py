@@ -30,7 +30,7 @@ PRINTED, SHAPE, TIMING, EXACT = "printed", "shape", "timing", "exact"
 UNIT = (r"(?:s|secs?|seconds?|ms|milliseconds?|µs|min|minutes?|hours?|[kKMG]i?B|megabytes?"
         r"|(?:tokens|episodes|pairs|rows|texts|steps|updates|samples|examples)"
         r" ?(?:/ ?s|/ ?min|(?:a|per) (?:second|minute))|/ ?s|(?:a|per) second"
-        r"|(?:×|times) (?:as )?(?:(?:fast|slow)(?:er)?|many tokens a second)|[%] (?:of the )?(?:time|CPU))")
+        r"|(?:×|times) (?:as )?(?:(?:fast|slow)(?:er)?|many tokens a second))")
 NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.])(?:(?<![0-9])[-−+])?"
     r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?"
@@ -39,7 +39,7 @@ TIMED = re.compile(NUMBER.pattern + r"(?=[ \u00a0]?" + UNIT + r"(?![A-Za-z]))"
                    r"|" + NUMBER.pattern.replace(r"(?![A-Za-z_])(?!\.\d)", "") + UNIT
                    + r"(?![A-Za-z])")
 TIME_COLUMN = re.compile(
-    r"\b(?:seconds?|minutes?|ms|MB|MiB|GB|memory|time|s)\b|per second|a second|/ ?s\b", re.I)
+    r"\b(?:seconds?|minutes?|ms|MB|MiB|GB|memory|time)\b|\(s\)|^s$|(?:per|a) second|/ ?s\b", re.I)
 WITHOUT_MEANING = (  # what differs between two runs and means nothing
     (re.compile(r"(Posix|Windows)Path\('[^']*?(artifacts|runs|ratings)"), r"Path('\2"),
     (re.compile(r"\b\d{4}-\d{2}-\d{2}([T ]\d{1,2}:\d{2}(:\d{2})?(\.\d+)?)?"), "DATE"),
