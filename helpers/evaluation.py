@@ -558,7 +558,7 @@ def pareto_front(costs: np.ndarray) -> np.ndarray:
     costs = np.asarray(costs, dtype=float)
     no_worse = (costs[:, None] <= costs[None]).all(-1)
     better = (costs[:, None] < costs[None]).any(-1)
-    return ~(no_worse & better).any(0)
+    return np.logical_not((no_worse & better).any(0))
 
 
 def power_law(sizes: Sequence[float], losses: Sequence[float]) -> tuple[float, float, float]:

@@ -33,7 +33,8 @@ ALIKE = [
     ("61 episodes a second", "9 episodes a second"), ("-0.31", "-0.30"),
 ]
 APART = [
-    ("accuracy 0.81", "accuracy 0.83"), ("right 61 % of the time", "right 65 % of the time"), ("7 pairs", "8 pairs"), ("1.2e-05", "1.4e-05"),
+    ("accuracy 0.81", "accuracy 0.83"), ("right 61 % of the time", "right 65 % of the time"),
+    ("7 pairs", "8 pairs"), ("1.2e-05", "1.4e-05"),
     ("PPO beats SFT", "no difference shown"), ("mean 0.5", "mean nan"), ("-0.3", "0.3"),
     ("gpt2-1.9m", "gpt2-5.9m"), ("1,200 rows", "1,300 rows"), ("1 2", "1 2 3"), ("a", "a\nb"),
     ("−0.50", "−0.52"),
