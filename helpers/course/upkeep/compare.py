@@ -11,8 +11,8 @@ A cell says in its metadata how its numbers are compared, under the key `compare
                                     is "shape" where luck decides there
 
 Without it whole numbers are compared exactly and others to one unit of their last printed digit. A
-number with a unit of time, rate or memory behind it, or in a table's column that is called so, is
-never compared.
+number with a unit of time, rate or memory behind it, in a table's column that is called so, or of a
+metric that is (`tokens_per_second`), is never compared.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ TIMED = re.compile(NUMBER.pattern + r"(?=[ \u00a0]?" + UNIT + r"(?![A-Za-z]))"
                    + r"(?![A-Za-z])")
 TIME_COLUMN = re.compile(
     r"\b(?:seconds?|minutes?|ms|MB|MiB|GB|memory|time)\b|\(s\)|^s$|(?:per|a) second|/ ?s\b", re.I)
+TIME_NAME = re.compile(r"\s*\w*(?:per_second|seconds|minutes|_ms|_mb)\s")  # of a metric
 WITHOUT_MEANING = (  # what differs between two runs and means nothing
     (re.compile(r"(Posix|Windows)Path\('[^']*?(artifacts|runs|ratings)"), r"Path('\2"),
     (re.compile(r"\b\d{4}-\d{2}-\d{2}([T ]\d{1,2}:\d{2}(:\d{2})?(\.\d+)?)?"), "DATE"),
@@ -167,7 +168,7 @@ def _compare_line(old: str, new: str, found: Found) -> None:
     if _wording(old) != _wording(new) or len(before) != len(after):
         found.differences.append(f"{old.strip()!r} before, {new.strip()!r} now")
         return
-    if found.rule == TIMING:
+    if found.rule == TIMING or TIME_NAME.match(old):
         return
     for one, other in zip(before, after, strict=True):
         found.numbers += 1
