@@ -487,3 +487,27 @@ def test_prompts_are_two_to_eight_tokens_of_long_reviews_and_encode_to_themselve
     assert prompts == data.cut_prompts(reviews, tokenizer, 30, seed=1)
     with pytest.raises(UserError, match="longer than 200"):
         data.cut_prompts(["short"], tokenizer, 1)
+
+
+def test_pairs_that_begin_alike_are_read_once_and_come_to_the_same(real_data, monkeypatch):
+    """What is quick for nearly all of HH's rows gives what reading each side for itself gives."""
+    folder = real_data / "hh-rlhf" / "harmless-base"
+    found = [row for split in ("train", "test") for row in rows_module.read_rows(
+        folder / f"{split}.jsonl.gz")]
+    odd = ["\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "\n\nHuman: a\n\nAssistant:",
+           "\n\nHuman: a :\n\nAssistant:", "\n\nHuman: a\r\n\nAssistant:", "\n\nAssistant: a",
+           "\n\nHuman: a\n\nHuman: b\n\nAssistant:", "\n\nHuman: a", "\n\nHuman:\n\nAssistant:"]
+    said = [" yes", " Human: yes", "\n\nHuman: no", " \n\nAssistant: no", " a : b", " \ud83d", "",
+            " yes\r\n", " [1]"]
+    found += [{"chosen": before + a, "rejected": before + b}
+              for before in odd for a in said for b in said]
+
+    def outcome(row):
+        try:
+            return rows_module.as_pair(row)
+        except ValueError as error:
+            return type(error), str(error)
+
+    quick = [outcome(row) for row in found]
+    monkeypatch.setattr(rows_module, "_alike", lambda *_: None)
+    assert quick == [outcome(row) for row in found]

@@ -43,6 +43,7 @@ SIDES = {"a": re.compile(f"{STEM}(?:a|1|left|first)(?:is)?(?:better)?"),
          "tie": re.compile("tie|tied|both|equal|same|neither|draw|both(?:good|bad)|equallygood")}
 BOOKKEEPING = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time",
                "agreement", "history", "was_cancelled"}
+JSON_BEGINS = ("[", "{")
 LEFT_OUT = ("discarded", "a draft", "without a rating")
 
 
@@ -61,20 +62,29 @@ class Annotation:
 
 def recognise(rows: Sequence[Any]) -> str | None:
     """The tool whose export these rows of a table or of a JSON list are, or None."""
+    known: set[tuple[Any, ...]] = set()  # columns that were looked at
     for row in rows:
         if not isinstance(row, Mapping):
             continue
-        if "data" in row and ("annotations" in row or "completions" in row):
-            return LABEL_STUDIO
-        if "annotation_id" in row and "annotator" in row:
-            return LABEL_STUDIO
-        if any(isinstance(k, str) and k.endswith(".responses") for k in row):
+        if (columns := tuple(row)) not in known:
+            known.add(columns)
+            if tool := _by_columns(row):
+                return tool
+        if "responses" in row and isinstance(row.get("fields"), Mapping):
             return ARGILLA
-        if isinstance(row.get("fields"), Mapping) and "responses" in row:
-            return ARGILLA
-        if any(_is_answers(_parsed(value)) for value in row.values()):
-            return ARGILLA
+        for value in row.values():
+            if not (isinstance(value, str) and value[:1] not in JSON_BEGINS) and _is_answers(
+                    _parsed(value)):
+                return ARGILLA
     return None
+
+
+def _by_columns(row: Mapping[Any, Any]) -> str | None:
+    if "data" in row and ("annotations" in row or "completions" in row):
+        return LABEL_STUDIO
+    if "annotation_id" in row and "annotator" in row:
+        return LABEL_STUDIO
+    return ARGILLA if any(isinstance(k, str) and k.endswith(".responses") for k in row) else None
 
 
 def feedback_rows(
@@ -249,7 +259,7 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 def _parsed(value: Any) -> Any:
     """A list or object that a CSV file holds as JSON text; all else as it is."""
-    if isinstance(value, str) and value[:1] in ("[", "{"):
+    if isinstance(value, str) and value[:1] in JSON_BEGINS:
         try:
             return json.loads(value)
         except (ValueError, RecursionError):

@@ -147,6 +147,8 @@ def is_messages(value: Any) -> bool:
 
 def unwritten(value: Any) -> Any:
     """A list that a table holds as text, JSON or Python's way of writing it; else the value."""
+    if isinstance(value, str) and value.startswith(HUMAN):  # by far the commonest
+        return value
     if isinstance(value, np.ndarray):
         return value.tolist()
     if not isinstance(value, str) or value[:20].lstrip()[:1] not in ("[", "{") or not re.match(
@@ -213,6 +215,8 @@ def content_text(content: Any, where: str) -> str:
 
 def checked_text(text: str, where: str) -> str:
     """The text, if every character of it is one."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:
