@@ -26,6 +26,7 @@ def differences(old, new, same_machine=True, **said):
 
 ALIKE = [
     ("episodes_per_second  41.2", "episodes_per_second  67"),
+    ("seconds_to_make  321.8", "seconds_to_make  955.3"),
     ("8.5 times as many tokens a second", "7.1 times as many tokens a second"),
     ("took 12.3 s", "took 9 s"), ("3.1 minutes, 1,200 MB", "2 minutes, 900 MB"),
     ("41 tokens per second", "77 tokens per second"), ("1.7 times as fast", "2 times as fast"),

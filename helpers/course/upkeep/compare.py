@@ -40,7 +40,7 @@ TIMED = re.compile(NUMBER.pattern + r"(?=[ \u00a0]?" + UNIT + r"(?![A-Za-z]))"
                    + r"(?![A-Za-z])")
 TIME_COLUMN = re.compile(
     r"\b(?:seconds?|minutes?|ms|MB|MiB|GB|memory|time)\b|\(s\)|^s$|(?:per|a) second|/ ?s\b", re.I)
-TIME_NAME = re.compile(r"\s*\w*(?:per_second|seconds|minutes|_ms|_mb)\s")  # of a metric
+TIME_NAME = re.compile(r"\s*\w*(?:per_second|seconds|minutes|_ms|_mb)\w*\s")  # of a metric
 WITHOUT_MEANING = (  # what differs between two runs and means nothing
     (re.compile(r"(Posix|Windows)Path\('[^']*?(artifacts|runs|ratings)"), r"Path('\2"),
     (re.compile(r"\b\d{4}-\d{2}-\d{2}([T ]\d{1,2}:\d{2}(:\d{2})?(\.\d+)?)?"), "DATE"),
