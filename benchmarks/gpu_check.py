@@ -91,7 +91,7 @@ def make_base(check: Check) -> None:
     else:
         zoo = models.EMBEDDED / "zoo"
         tokenizer = AutoTokenizer.from_pretrained(zoo / next(iter(models.zoo())))
-    size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128} if check.tiny else {}
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256} if check.tiny else {}
     words = max(len(tokenizer), 0 if check.tiny else 50257)
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(
@@ -290,7 +290,7 @@ def run(check: Check, parts: list[str], minutes: float) -> list[dict[str, Any]]:
 
 
 def _alone(check: Check, part: str, left: float) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check", part, "--inside",
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check", part,
                "--work", str(check.work), *(["--tiny"] if check.tiny else []),
                *(["--data", str(check.rows)] if check.rows else [])]
     try:
@@ -316,15 +316,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--tiny", action="store_true", help="a tiny model, also without a GPU; "
                         "nothing is stored")
-    for hidden in ("--work", "--inside"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS,
-                            **({"type": Path} if hidden == "--work" else {"action": "store_true"}))
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)  # a part on its own
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in PARTS]
     if unknown:
         parser.error(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}.")
     rows_at = Path(given.data).resolve() if given.data else None
-    if given.inside:
+    if given.work:
         print(json.dumps(measure(Check(given.work, rows_at, given.tiny), given.parts[0]),
                          default=float))
         return 0

@@ -184,15 +184,8 @@ def per_byte(model: Any, tokenizer: Any, texts: list[str]) -> dict:
     if max(tokens) >= limit:
         raise UserError(f"text {int(np.argmax(tokens))} has {max(tokens)} tokens, more than the "
                         f"model's {limit} positions; lower bits_characters.")
-    each = [evaluation.bits_per_byte(model, tokenizer, [text]) for text in texts]
-    lengths = np.array([len(text.encode()) for text in texts])
-    return {"tokens": sum(tokens),
-            "bits_per_byte": interval(np.stack([each * lengths, lengths], 1), _ratio)}
-
-
-def _ratio(rows: np.ndarray, axis: int = 0) -> Any:
-    total = rows.sum(axis)
-    return total[..., 0] / total[..., 1]
+    rows = evaluation.text_bits(model, tokenizer, texts)
+    return {"tokens": sum(tokens), "bits_per_byte": interval(rows, evaluation.bits_over_bytes)}
 
 
 # --- the classifier -------------------------------------------------------------------------

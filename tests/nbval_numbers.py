@@ -54,9 +54,8 @@ class ExecutedNotebook(IPyNbFile):
 
     def setup(self):
         folder = Path(self.config.option.executed)
-        self.done = [cell for cell in execute.read_notebook(folder / self.path.name)["cells"]
-                     if cell["cell_type"] == "code"
-                     and "injected-parameters" not in cell["metadata"].get("tags", [])]
+        done = execute.read_notebook(folder / self.path.name)
+        self.done = [c for c in execute.own_cells(done) if c["cell_type"] == "code"]
         stored = self.nb.metadata.get("course", {}).get("machine")
         ran = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["notebooks"]
         self.same_machine = stored is not None and stored == ran[self.path.stem]["machine"]

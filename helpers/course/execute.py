@@ -93,6 +93,17 @@ def read_notebook(path: Path) -> dict[str, Any]:
         raise UserError(f"{Path(path).name} is not a valid notebook: {error}.") from error
 
 
+def own_cells(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """A notebook's cells without the one that papermill adds for parameters."""
+    return [cell for cell in content["cells"]
+            if "injected-parameters" not in cell["metadata"].get("tags", [])]
+
+
+def sources(content: dict[str, Any]) -> list[str]:
+    """The text of each of a notebook's own cells."""
+    return ["".join(cell["source"]) for cell in own_cells(content)]
+
+
 def first_line(source: str | list[str]) -> str:
     """The first line of a cell that says something."""
     lines = "".join(source).splitlines()

@@ -94,38 +94,46 @@ def test_an_image_counts_as_one_and_what_was_printed_as_one_text():
                        [*printed("a 1\nb 2"), *image]) == []
 
 
-def _compared_numbers():
+def _outputs_of_the_course():
+    """(notebook, cell, output, its text) of what is printed, and of tables, as plain rows."""
     for number, path in execute.notebooks().items():
         for cell in execute.read_notebook(path)["cells"]:
-            for which, output in enumerate(cell.get("outputs", [])):
+            for output in cell.get("outputs", []):
                 if output.get("name") == "stdout":
-                    yield number, cell, which
+                    yield number, cell, False, "".join(output["text"])
+                elif html := "".join(output.get("data", {}).get("text/html", [])):
+                    rows = compare._lines(html, "table")
+                    yield number, cell, True, "\n".join(rows)
+
+
+def as_outputs(text, is_table):
+    return table(*(row.split("\t") for row in text.split("\n"))) if is_table else printed(text)
 
 
 def test_every_compared_number_of_the_course_turns_red_when_it_is_moved():
     """By twice its tolerance; a number that has none, by one of its last digit."""
-    moved = 0
-    for number, cell, which in _compared_numbers():
+    moved = {False: 0, True: 0}
+    for number, cell, is_table, text in _outputs_of_the_course():
         rule = compare.rule_of(cell, True)
-        text = "".join(cell["outputs"][which]["text"])
         if rule in (compare.TIMING, compare.SHAPE) or any(
                 pattern.search(text) for pattern, _ in compare.WITHOUT_MEANING):
             continue
+        stored = {**cell, "outputs": as_outputs(text, is_table)}
+        whole = compare.compare(stored, stored["outputs"], True)
+        assert not whole.differences
+        turned = 0
         for match in compare.numbers_of(text):
-            if compare.TIME_NAME.match(text[text.rfind("\n", 0, match.start()) + 1:]):
-                continue
             mantissa, _, power = match[0].partition("e")
             digits = len(mantissa.partition(".")[2])
             far = 2 * compare.tolerance(match[0], rule) or 10.0 ** (int(power or 0) - digits)
             value = compare.number(match[0]) + far
             other = f"{value:.{digits}{'e' if 'e' in match[0] else 'f'}}"
             changed = text[:match.start()] + other + text[match.end():]
-            outputs = [*cell["outputs"]]
-            outputs[which] = {**outputs[which], "text": [changed]}
-            found = compare.compare(cell, outputs, True)
-            assert found.differences, (number, match[0], other, text[:200])
-            moved += 1
-    assert moved > 1000
+            found = compare.compare(stored, as_outputs(changed, is_table), True)
+            turned += bool(found.differences)
+        assert turned >= whole.numbers, (number, text[:300])
+        moved[is_table] += turned
+    assert moved[False] > 1000 and moved[True] > 100, moved
 
 
 def test_the_machine_is_named_and_its_threads_matter(monkeypatch):
@@ -133,6 +141,32 @@ def test_the_machine_is_named_and_its_threads_matter(monkeypatch):
     assert here == provenance.machine() and len(here) == 12
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "other")
     assert provenance.machine() != here
+
+
+@pytest.mark.parametrize("lines", [
+    "model name\t: Xeon\nflags\t\t: avx2 avx512f\ncache size\t: 36608 KB",
+    "CPU implementer\t: 0x41\nCPU part\t: 0xd0c\nFeatures\t: fp asimd"])
+def test_a_processor_is_known_by_what_it_can_and_not_by_its_clock(lines):
+    """Of x86 and of Arm, which name other things."""
+    def of(mhz, text=lines):
+        return provenance.lasting(f"processor\t: 0\ncpu MHz\t\t: {mhz}\n{text}\nBogoMIPS\t: 50"
+                                  f"\n\nprocessor\t: 1\n{text}")
+    assert of(2100.0) == of(3400.5) == lines.splitlines()
+    assert of(2100.0) != of(2100.0, lines[:-1])
+
+
+def test_the_code_is_told_from_other_code(tmp_path, monkeypatch):
+    for folder in ("helpers", "data", "benchmarks/results"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "DATA", tmp_path / "data")
+    seen = [provenance.code()]
+    for name, text in (("helpers/a.py", "x = 1"), ("helpers/a.py", "x = 2"),
+                       ("data/rows.jsonl", "{}"), ("benchmarks/results/r.json", "{}")):
+        (tmp_path / name).write_text(text)
+        seen.append(provenance.code())
+    (tmp_path / "helpers" / "a.pyc").write_text("made by Python")
+    assert len(set(seen)) == 5 and provenance.code() == seen[-1]
 
 
 def test_outputs_keep_the_machine_they_were_made_on():

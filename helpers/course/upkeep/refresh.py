@@ -52,17 +52,15 @@ def _from_runs(paths: list[Path]) -> int:
             raise UserError(f"{path.name} has not been run: runs/embedded holds no such notebook; "
                             "run make course first.")
         source, done = execute.read_notebook(path), execute.read_notebook(runs / path.name)
-        done["cells"] = [c for c in done["cells"]
-                         if "injected-parameters" not in c["metadata"].get("tags", [])]
-        texts = [["".join(c["source"]) for c in n["cells"]] for n in (source, done)]
-        if texts[0] != texts[1]:
+        done["cells"] = execute.own_cells(done)
+        if execute.sources(source) != execute.sources(done):
             raise UserError(f"{path.name} has changed since it was run; run make course again.")
         for count, cell in enumerate((c for c in done["cells"] if c["cell_type"] == "code"), 1):
             cell["execution_count"] = count
             for output in cell["outputs"]:
                 if "execution_count" in output:
                     output["execution_count"] = count
-        sync.write_notebook(path, merge(source, done, ran[path.stem]["machine"]))
+        sync.write_notebook(path, merge(source, done, ran[path.stem].get("machine")))
         print(f"{path.name}: outputs taken from the last run", flush=True)
     return 0
 

@@ -53,6 +53,7 @@ def _compare(paths: list[Path], runs: Path) -> int:
     ]
     env = child_environment()
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), env["PYTHONPATH"]])
+    report.unlink(missing_ok=True)
     status = subprocess.run(command, cwd=ROOT, env=env).returncode
     if report.is_file():
         show(json.loads(report.read_text(encoding="utf-8")))
@@ -80,15 +81,10 @@ def outdated(paths: list[Path]) -> str | None:
             return f"{path.stem} has not been run"
         if row.get("code") != code:
             return f"code or data have changed since {path.stem} was run"
-        if sources(path) != sources(runs / path.name):
+        if execute.sources(execute.read_notebook(path)) != execute.sources(
+                execute.read_notebook(runs / path.name)):
             return f"{path.stem} has changed since it was run"
     return None
-
-
-def sources(path: Path) -> list[str]:
-    """The cells' texts, without the cell that papermill adds."""
-    return ["".join(cell["source"]) for cell in execute.read_notebook(path)["cells"]
-            if "injected-parameters" not in cell["metadata"].get("tags", [])]
 
 
 def unexecuted(content: dict[str, Any]) -> str | None:
