@@ -4,8 +4,9 @@
 
 Runs what is named under each of the settings of MACHINES in turn and stores the outcome as it
 goes: of the tests how many passed and which did not, of the course each metric and each bound with
-its distance. A run that stands in the stored file for this commit is not made again. Exit status 1
-when a test failed or a bound did not hold.
+its distance. A run that stands in the stored file for this commit is not made again; one of an
+earlier commit stays, with that commit beside it, until it is. Exit status 1 when a test failed or a
+bound did not hold.
 
 Instructions are taken away by variables that PyTorch, oneDNN and MKL read; last bits then differ
 as on another processor, the order of caches and cores does not. `busy` is this machine with two
@@ -84,8 +85,8 @@ def run_course(variables: dict[str, str], settings: dict[str, int], out: Path) -
 
 def show(row: dict) -> None:
     """A line for the run, one for each thing that failed, and the bounds of a course."""
-    print(f"{row['what']:<10} {row['machine']:<13} {row['seconds'] / 60:6.1f} min  "
-          f"{'ok' if not row['failed'] else 'FAILED'}"
+    print(f"{row['what']:<10} {row['machine']:<13} {row['commit']:<9} "
+          f"{row['seconds'] / 60:6.1f} min  {'ok' if not row['failed'] else 'FAILED'}"
           + (f"  {row['passed']} passed" if "passed" in row else ""))
     for text in row["failed"]:
         print(f"    {text}")
@@ -104,8 +105,8 @@ def main() -> int:
     if unknown:
         parser.error(f"cannot run {unknown.pop()!r}; there are test, test-slow and course.")
     stored, commit = store.load("machines") or {"rows": []}, store.commit()
-    rows = [row for row in stored["rows"] if row["commit"] == commit]
-    known = {(row["what"], row["machine"]) for row in rows}
+    rows = stored["rows"]
+    known = {(row["what"], row["machine"]) for row in rows if row["commit"] == commit}
     for what in given.what:
         for machine in given.under:
             if (what, machine) in known:
@@ -113,9 +114,13 @@ def main() -> int:
             variables, settings, busy = MACHINES[machine]
             begun = time.monotonic()
             with tempfile.TemporaryDirectory() as out, other_work(busy):
+                # what torch.compile has made for one set of instructions must not meet another
+                variables = {**variables, "TORCHINDUCTOR_CACHE_DIR": str(Path(out) / "compiled")}
                 found = (run_course(variables, settings, Path(out)) if what == "course"
                          else run_tests(what, variables, Path(out)))
+            rows = [row for row in rows if (row["what"], row["machine"]) != (what, machine)]
             rows.append({"what": what, "machine": machine, "commit": commit,
+                         "processor": store.machine(),
                          "seconds": round(time.monotonic() - begun, 1), **found})
             store.save("machines", rows)
     for row in rows:

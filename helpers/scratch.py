@@ -306,12 +306,16 @@ def _compiled(loss_of: Any, model: nn.Module, first: Any) -> Any:
     """The loss as one compiled graph, or as it is where no working compiler is found.
 
     The compiler finds again what it made before by a key that leaves out ATEN_CPU_CAPABILITY: code
-    for 16 numbers at once, built for 8, ends the process. So each set of instructions has a folder.
+    for 16 numbers at once, built for 8, ends the process. So each set of instructions has a folder
+    of its own, within the one that the environment names: PyTorch writes its usual folder there
+    as soon as anything asks for it.
     """
     try:
-        folder = Path(tempfile.gettempdir()) / f"torchinductor-{getpass.getuser()}"
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR",
-                              str(folder / torch.backends.cpu.get_cpu_capability()))
+        instructions = torch.backends.cpu.get_cpu_capability()
+        folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+                      or Path(tempfile.gettempdir()) / f"torchinductor-{getpass.getuser()}")
+        if folder.name != instructions:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / instructions)
         fast = torch.compile(loss_of, dynamic=False)
         fast(model, first)
     except Exception:  # the ways in which a machine can lack a working compiler are many

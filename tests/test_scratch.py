@@ -1,6 +1,7 @@
 """Training from random weights: it learns, repeats, takes every architecture, and says no."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,19 +78,29 @@ def test_a_learning_rate_that_blows_up_stops_with_the_remedy():
         from_scratch(learning_rate=1e9, tokens=20_000)
 
 
-def test_compiled_code_is_kept_apart_by_instructions(monkeypatch):
+@pytest.mark.parametrize("named", [None, "mine", "PyTorch's own"])
+def test_compiled_code_is_kept_apart_by_instructions(named, tmp_path, monkeypatch):
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
     folders = []
 
     def compiler(loss_of, dynamic):
-        folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        folders.append(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
         return loss_of
 
     monkeypatch.setattr(torch, "compile", compiler)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that the end of the test takes it away
-    for capability in ("AVX2", "AVX512"):
-        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    if named != "mine":
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    if named == "PyTorch's own":  # which it writes into the environment when something asks for it
+        cache_dir()
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    for capability in ("AVX2", "AVX2", "AVX512"):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before or "")
         scratch._compiled(lambda model, batch: 0, None, None)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
-    scratch._compiled(lambda model, batch: 0, None, None)
-    assert len(set(folders)) == 3 and folders[-1] == "mine"
+    scratch._compiled(lambda model, batch: 0, None, None)  # once more in the same process
+    assert folders[0] == folders[1] and folders[2] == folders[3]
+    assert [folder.name for folder in folders[1:3]] == ["AVX2", "AVX512"]
+    if before:
+        assert {folder.parent for folder in folders} == {Path(before)}
