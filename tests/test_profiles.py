@@ -3,12 +3,14 @@
 import copy
 import math
 import pickle
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 import yaml
 
+from helpers.engine import hub
 from helpers.errors import UserError
 from helpers.profiles import (
     SETTINGS,
@@ -79,6 +81,18 @@ def test_a_profile_of_real_models_states_what_the_toy_chose_for_itself(name):
     own = flatten(yaml.safe_load((SETTINGS / f"{name}.yaml").read_text(encoding="utf-8")))
     assert set(own) >= CHOSEN_FOR_THE_TOY
     assert load_profile(name).ppo.temperature == 1  # PPO learns what it samples
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_whatever_a_profile_fetches_from_the_hub_has_its_revision(name):
+    """What was tried and what is fetched next term are the same, whoever pushes in between."""
+    read = flatten(load_profile(name).as_dict())
+    values = [one for value in read.values()
+              for one in (value if isinstance(value, list | tuple) else [value])]
+    ids = [source for value in values if "/" in str(value) and (source := hub.parse(str(value)))]
+    assert bool(ids) == (name != "embedded")
+    for source in ids:
+        assert re.fullmatch(r"[0-9a-f]{40}|refs/pr/\d+", source.revision or ""), source
 
 
 def test_the_large_profile_quantises_the_reward_model_and_nothing_else():

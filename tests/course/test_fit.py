@@ -147,4 +147,4 @@ def test_without_the_hub_models_are_counted_from_their_shapes():
     assert found[load_profile("smollm2").models.base].told_by == "counted"
     assert found[load_profile("smollm2").models.base].missing > 250e6
     assert next(d for s, d in found.items() if s.startswith("stanfordnlp/imdb")).told_by == "nobody"
-    assert "HuggingFaceH4/ultrafeedback_binarized:train_prefs" in found
+    assert load_profile("smollm2").data.preferences in found
