@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 
-.PHONY: setup course test test-slow regress hub bench gpu-check data sync lab lint doctor
+.PHONY: setup course test test-slow regress hub bench gpu-check data sync lab lint doctor clean
 
 setup:
 	$(PYTHON) -m helpers setup
@@ -42,3 +42,6 @@ lint:
 
 doctor:
 	$(PYTHON) -m helpers doctor
+
+clean:
+	$(PYTHON) -m helpers clean

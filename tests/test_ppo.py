@@ -95,15 +95,15 @@ def test_gae_ignores_what_stands_beyond_the_end(batch):
 
 
 def test_extra_padding_changes_neither_reward_nor_advantage(batch):
-    def pad(x):
-        return torch.cat([x, torch.full((BATCH, 3), 9.0, dtype=x.dtype)], 1)
+    def pad(x, beyond=9.0):
+        return torch.cat([x, torch.full((BATCH, 3), beyond, dtype=x.dtype)], 1)
 
     mask = torch.cat([batch["mask"], torch.zeros(BATCH, 3, dtype=torch.float64)], 1)
     short = ppo.token_rewards(
         batch["scores"], batch["logprobs"], batch["reference"], batch["mask"], 0.1
     )
     long = ppo.token_rewards(
-        batch["scores"], pad(batch["logprobs"]), pad(batch["reference"]), mask, 0.1
+        batch["scores"], pad(batch["logprobs"]), pad(batch["reference"], 4.0), mask, 0.1
     )
     assert torch.equal(long[:, :STEPS], short)
     assert (long[:, STEPS:] == 0).all()

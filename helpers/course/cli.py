@@ -127,6 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
     refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
     refresh.add_argument("--stored", action="store_true",
                          help="take the outputs of the last make course, execute nothing")
+    clean = command("clean", "remove caches, runs/ and the stages of embedded")
+    clean.add_argument("--all", action="store_true",
+                       help="the stages of the other profiles too, which may have taken hours")
     command("results", "write the last run's figures into the README's table")
     return parser
 
@@ -292,6 +295,12 @@ def _results(arguments) -> int:
     from helpers.course.upkeep import results
 
     return results.results()
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from helpers.course.upkeep import clean
+
+    return clean.clean(arguments.all)
 
 
 def _refresh(arguments) -> int:
