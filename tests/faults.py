@@ -2,11 +2,11 @@
 
     python -m tests.faults [--only NAME …] [--list]
 
-Each fault replaces one piece of text of one file, a sign or an index as a tired hand would. Then the
-test files named beside it run (`pytest -x -q -m "not slow"`) in the copy; the fault is caught when a
-test fails. Before that all of these files run once without a fault, and must pass. What was found is
-kept, with date, commit and machine, in `benchmarks/results/faults.json`, where `--only` replaces the
-rows that it looked for. To be run for a release.
+Each fault replaces one piece of text of one file, a sign or an index as a tired hand would. Then
+the test files named beside it run (`pytest -x -q -m "not slow"`) in the copy; the fault is caught
+when a test fails. Before that all of these files run once without a fault, and must pass. What was
+found is kept, with date, commit and machine, in `benchmarks/results/faults.json`, where `--only`
+replaces the rows that it looked for. To be run for a release.
 """
 
 from __future__ import annotations

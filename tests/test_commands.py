@@ -27,7 +27,7 @@ BEGINS = re.compile(r"(make|python3?|pip|jupytext|git|hf|accelerate|jupyter|cond
 
 # How a command is tried:
 #   run    as it stands, in a folder of its own that has what the sentence presupposes
-#   small  as it stands, on notebooks of a few lines in a folder of its own, with a folder to write to
+#   small  as it stands, on notebooks of a few lines, with a folder to write to
 #   hub    by `make hub`, against the local hub
 #   parse  its words are looked up: target, options, settings, profile, files, packages
 LISTED = {
@@ -43,7 +43,7 @@ LISTED = {
     "make gpu-check": ("parse", "needs a GPU; tests/benchmarks/test_gpu_check.py runs its parts"),
     "make data": ("parse", "makes the whole world anew; make test-slow does it"),
     "make sync": ("small", ""),
-    "make clean": ("parse", "removes the results of this copy; tests/course/test_clean.py does it elsewhere"),
+    "make clean": ("parse", "removes this copy's results; tests/course/test_clean.py does it"),
     "make course PROFILE=gpt2": ("hub", "needs a GPU and the network otherwise"),
     "python -m helpers course": ("small", ""),
     "python -m helpers test": ("parse", "runs this very test"),
@@ -185,7 +185,8 @@ def know_packages(words: list[str]) -> None:
             assert words[words.index(word) - 1] == "--group"
         elif word not in skip | {"--group"}:
             wanted = Requirement(word)
-            assert not wanted.specifier or str(wanted.specifier) == f"=={doctor.pins()[wanted.name]}"
+            pin = f"=={doctor.pins().get(wanted.name)}"
+            assert not wanted.specifier or str(wanted.specifier) == pin
 
 
 def shell(command: str, folder: Path, **env: str) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""The faults that `tests/faults.py` sows: each still has its place, and what was found is stored."""
+"""The faults of `tests/faults.py`: each still has its place, and what was found is stored."""
 
 import ast
 

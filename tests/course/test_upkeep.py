@@ -8,7 +8,7 @@ import yaml
 
 from helpers import profiles
 from helpers.course import execute, runner
-from helpers.course.upkeep import lint, refresh, regress, results, sync
+from helpers.course.upkeep import compare, lint, refresh, regress, results, sync
 from helpers.engine import rows
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -22,6 +22,11 @@ def code(source, count=None, outputs=(), tags=()):
 
 def stream(text, name="stdout"):
     return {"output_type": "stream", "name": name, "text": [text]}
+
+
+def figure(alt=None, text="<Figure size 700x340 with 1 Axes>"):
+    return {"output_type": "display_data", "metadata": {"image/png": {"alt": alt}} if alt else {},
+            "data": {"image/png": "iVBORw0KGgo=", "text/plain": text}}
 
 
 @pytest.fixture
@@ -81,6 +86,29 @@ BREAKS = {
     "names no helper": change(3, metadata={"tags": ["source:nowhere.f"]}),
     "not a valid notebook": lambda nb: nb["cells"][3].pop("outputs") and None or
         nb["cells"][3].update(outputs=[{"output_type": "nonsense"}]),
+    "a figure has no alternative text": change(3, outputs=[figure()]),
+    "heading 'Deep' skips a level": change(0, source=["# 01 · Test\n\n### Deep\n"]),
+    "2 headings of the first level": change(0, source=["# 01 · Test\n\n# Again\n"]),
+    "sections are numbered 1, 3": change(0, source=["# 01 · Test\n\n## 1 · A\n\n## 3 · B\n"]),
+    "the link nowhere.md leads to no file": change(0, source=["# 01 · Test\n\n[x](nowhere.md)"]),
+    "the link ../../x leads to no file": change(0, source=["# 01 · Test\n\n[x](../../x)"]),
+    "the link #gone leads to no heading": change(0, source=["# 01 · Test\n\n[x](#gone)"]),
+    "the link ../README.md#gone leads to no heading": change(
+        0, source=["# 01 · Test\n\n[x](../README.md#gone)"]),
+    "the link https://nowhere is no address": change(
+        0, source=["# 01 · Test\n\n[x](https://nowhere)"]),
+    "there is no notebook 77": change(0, source=["# 01 · Test\n\nSee notebook\n77."]),
+    "notebook 04 has no section 99": change(
+        0, source=["# 01 · Test\n\nSee notebook 04,\nsection 99."]),
+    "this text has no section 2": change(
+        0, source=["# 01 · Test\n\n## 1 · A\n\nAs section 2 says."]),
+    "71 % is typed into prose": change(0, source=["# 01 · Test\n\nPPO wins 71 % of them."]),
+    "0.75 is typed into prose": change(0, source=["# 01 · Test\n\nIt comes to 0.75 in all."]),
+    "a widget is shown whose state is not kept": change(
+        3, outputs=[{"output_type": "display_data", "metadata": {},
+                     "data": {"text/plain": "HBox()", compare.VIEW: {"model_id": "m"}}}]),
+    "the widget state is not valid": lambda nb: nb["metadata"].update(
+        widgets={lint.WIDGETS: {"state": {"m": {"model_name": "HBox"}}}}),
     "2.1 MB": change(3, outputs=[stream("x" * 2_100_000)]),
 }
 
@@ -89,6 +117,49 @@ BREAKS = {
 def test_each_fault_is_named(good, problems, words):
     BREAKS[words](good)
     assert any(words in text for text in problems(good)), problems(good)
+
+
+RIGHT = """# 01 · Test
+
+## 1 · A walk
+
+See [the notes](../CONTRIBUTING.md#measurements), [here](#1--a-walk), [data](../data/README.md) and
+https://arxiv.org/abs/1707.06347. Notebook 04, section 2, has more, and section 1 is above; Ziegler
+et al. 2019, section 9, proves it. With $\\beta = 0.05$ and `kl_coef=0.04` the 95 % interval of
+section 1 holds; **01.2** is an exercise, and this takes about two minutes.
+
+```
+# no heading, 12.5 and [no](link)
+```
+
+### Deeper
+"""
+
+
+def test_what_is_right_is_not_found_wrong(good, problems):
+    good["cells"][0]["source"] = [RIGHT]
+    good["cells"][3]["outputs"] = [figure("Two lines that rise."), figure(text="01 → [02] → 03")]
+    assert problems(good) == []
+    good["cells"][0]["source"] = ["# 01 · Test\n\nThe paper has 0.75."]
+    good["cells"][0]["metadata"] = {"typed": "a published figure"}
+    assert problems(good) == []
+
+
+def test_what_a_notebook_still_lacks_is_not_listed_longer_than_it_lacks_it(monkeypatch):
+    listed = dict(lint.DUE)
+    monkeypatch.setattr(lint, "DUE", {})
+    for stem, lacks in listed.items():
+        found = lint.notebook_problems(ROOT / "notebooks" / f"{stem}.ipynb")
+        assert all(any(words in text for text in found) for words in lacks), stem
+
+
+def test_a_refresh_gives_figures_the_words_of_their_cell():
+    done = {"cells": [code("plot()", 1, [figure(), stream("x\n")])]}
+    source = {"metadata": {}, "cells": [code("plot()")]}
+    source["cells"][0]["metadata"] = {"alt": "Two lines that rise."}
+    first, second = refresh.merge(source, done)["cells"][0]["outputs"]
+    assert first["metadata"]["image/png"] == {"alt": "Two lines that rise."}
+    assert second == stream("x\n")
 
 
 def test_paths_of_the_web_and_fractions_are_no_absolute_paths(good, problems):

@@ -11,7 +11,7 @@ from typing import Any
 
 from helpers.course import execute, provenance, runner
 from helpers.course.progress import Bar, clock
-from helpers.course.upkeep import results, sync
+from helpers.course.upkeep import prose, results, sync
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profiles import load_profile
@@ -77,7 +77,8 @@ def merge(
         cell = {**cell, "metadata": clean_metadata(cell["metadata"])}
         if cell["cell_type"] == "code":
             cell["execution_count"] = done["execution_count"]
-            cell["outputs"] = clean_outputs(done["outputs"])
+            cell["outputs"] = prose.with_alt(
+                clean_outputs(done["outputs"]), cell["metadata"].get("alt"))
         cells.append(cell)
     language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     metadata = {k: v for k, v in source["metadata"].items() if k not in ("papermill", "widgets")}
