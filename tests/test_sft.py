@@ -42,7 +42,12 @@ def test_the_loss_equals_a_row_by_row_sum_without_padding(base):
                     if labels[t] != sft.IGNORED)
         assert nats[i] == pytest.approx(slow, rel=1e-4)
         assert tokens[i] == sum(y != sft.IGNORED for y in labels)
-    assert sft.response_loss(model, tokenizer, ROWS[:7]) == pytest.approx(nats.sum() / tokens.sum())
+    long = {**ROWS[0], "response": "It is 0, as nothing and nothing are."}
+    nats, tokens = sft.response_losses(model, tokenizer, [*ROWS[:2], long])
+    assert tokens[2] > tokens[0]  # so a mean of rows' means is another number
+    assert (nats / tokens).mean() != pytest.approx(nats.sum() / tokens.sum(), rel=0.01)
+    assert sft.response_loss(model, tokenizer, [*ROWS[:2], long]) == pytest.approx(
+        nats.sum() / tokens.sum())
 
 
 def test_training_lowers_the_loss_of_responses_it_did_not_see(base, capsys):
