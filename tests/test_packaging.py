@@ -169,3 +169,33 @@ def test_helpers_are_found_by_name():
     assert {"course", "profiles", "data"} <= set(dir(helpers))
     with pytest.raises(AttributeError):
         _ = helpers.nothing
+
+
+FORMS = {"CITATION.cff": "vendor.citation-file-format",
+         ".github/ISSUE_TEMPLATE/config.yml": "vendor.github-issue-config",
+         **{f".github/ISSUE_TEMPLATE/{name}.yml": "vendor.github-issue-forms"
+            for name in ("bug", "text", "ran_it")}}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_github_reads_is_of_its_form(name):
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is missing (extra check)")
+    done = subprocess.run([sys.executable, "-m", "check_jsonschema", "--builtin-schema",
+                           FORMS[name], str(ROOT / name)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_form_is_checked_and_the_citation_is_of_this_version():
+    there = {p.relative_to(ROOT).as_posix() for p in (ROOT / ".github/ISSUE_TEMPLATE").iterdir()}
+    assert there == {name for name in FORMS if name.startswith(".github")}
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
+
+
+def test_the_hooks_before_a_commit_run_commands_of_the_course():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    for hook in hooks["repos"][0]["hooks"]:
+        words = hook["entry"].split()
+        assert words[:3] == ["python", "-m", "helpers"]
+        given = cli.parse(words[3:])
+        assert all((ROOT / name).is_file() for name in given.rest)
