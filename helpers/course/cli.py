@@ -81,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     run = command("run", "run some notebooks, or all")
     run.add_argument("--phase", help="sft, reward, ppo, eval or full")
     run.add_argument("--notebooks", metavar="NN,NN", help="numbers, such as 04,05")
-    for sub in (course, run):
+    script = command("script", "print a notebook as a script, for several processes")
+    script.add_argument("number", metavar="NN", help="such as 04")
+    for sub in (course, run, script):
         sub.add_argument("--profile", default="embedded",
                          help="embedded, smollm2, gpt2, a100 or a YAML file")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -156,6 +158,19 @@ def _run(arguments) -> int:
 
 def _course(arguments) -> int:
     return _runner(arguments, "full", None, enforce=True)
+
+
+def _script(arguments) -> int:
+    from helpers.course import execute, runner
+    from helpers.course import script as scripts
+
+    overrides = runner.parse_assignments(arguments.settings)
+    if arguments.out is not None:
+        overrides["out"] = arguments.out
+    print(scripts.script(execute.find_notebook(arguments.number), {
+        "profile": arguments.profile, "overrides": overrides, "seed": arguments.seed,
+        **runner.parse_assignments(arguments.parameter, "--parameter")}), end="")
+    return 0
 
 
 def _runner(arguments, phase, numbers, enforce) -> int:
