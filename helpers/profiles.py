@@ -195,6 +195,7 @@ class Sft(Section):
     learning_rate: Positive
     warmup_share: Share
     max_length: Count
+    checkpoint_every: Count | None
     eval_rows: Count
 
 
@@ -239,6 +240,7 @@ class Ppo(Section):
     max_grad_norm: Positive
     missing_eos_penalty: NonNegative
     whiten_rewards: StrictBool
+    checkpoint_every: Count | None
     eval_prompts: Count
 
     @model_validator(mode="after")
