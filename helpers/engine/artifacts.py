@@ -114,8 +114,8 @@ def unfinished(stage: str, settings: Settings, parents: Sequence[str] = ()) -> P
     """Where a training that is to become `stage` keeps what it needs to go on after a stop.
 
     The folder belongs to these settings, these parents and this code: with others training begins
-    anew, in another folder. `save_stage` removes all of them. Under `embedded`, where training takes
-    minutes, every training begins anew.
+    anew, in another folder. `save_stage` removes all of a stage's. Under `embedded`, where training
+    takes minutes, it begins anew every time.
     """
     from helpers.engine import place
 
