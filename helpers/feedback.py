@@ -52,7 +52,8 @@ from helpers.engine.rating_rows import (
     without_doubles,
 )
 from helpers.engine.tables import read_rows
-from helpers.errors import UserError
+from helpers.engine.values import as_it_was, blank, no_formula
+from helpers.errors import REASONS, UserError, error_number, no_saving
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,20 +62,8 @@ __all__ = ["DIMENSIONS", "PREFERENCES", "SOURCES", "RatingStore", "Row", "agreem
            "average_ratings", "bradley_terry", "comparisons_of", "preference_row",
            "preferences_to_pairs", "rating_matrix", "rating_row", "ratings_to_pairs",
            "validate_row"]
+ESCAPED = "escaped"  # the column of `to_csv` that says in which rows a formula was made a text
 DIMENSIONS = ("coherence", "creativity", "relevance", "fluency")
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-REASONS = {
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "you may not write there",
-    errno.EPERM: "you may not write there",
-    errno.ENOTDIR: "a folder of its path is a file",
-    errno.EEXIST: "a folder of its path is a file",
-    errno.EISDIR: "it is a folder",
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "your share of the disk is used up",
-    **dict.fromkeys(NO_LOCKS, "the file system has no locks, without which two writers could "
-                              "overwrite each other"),
-}
 
 
 # ---------------------------------------------------------------------------------------- rows
@@ -274,7 +263,9 @@ class RatingStore:
                     with suppress(OSError, BaseLockException):  # closing the file lets go as well
                         portalocker.unlock(lock)
         except (OSError, BaseLockException) as error:
-            raise UserError(_no_saving(self.path, error)) from error
+            if error_number(error) is None:  # a lock's error without a cause
+                error.args = (OSError(errno.ENOLCK, str(error)),)
+            raise UserError(no_saving(self.path, error)) from error
 
     def _write(self, rows: Sequence[Row]) -> None:
         """Append rows, all or none; the store must be locked."""
@@ -384,19 +375,25 @@ class RatingStore:
     def to_csv(self, path: str | Path) -> int:
         """Write the rows that count to a CSV file, ratings as columns `rating.<dimension>`.
 
-        The file may be edited and given to `add_csv` again. Prints a line where a text would not
-        survive pandas' `read_csv` as it is called by default ("None", "NA" and the like).
+        The file may be edited and given to `add_csv` again. A text that a spreadsheet would take
+        for a formula gets an apostrophe in front, which `add_csv` takes off again by the column
+        `escaped` of its row, also from what another program made of the file. Prints a line where a
+        text would not survive pandas' `read_csv` as it is called by default ("None", "NA" and the
+        like).
         """
         flat = [{k: json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v
                  for k, v in flatten(row).items()} for row in self.rows()]
-        columns = list(dict.fromkeys(key for row in flat for key in row))
+        harmless = [{no_formula(k): no_formula(v) for k, v in row.items()} for row in flat]
+        harmless = [new if new == old else new | {ESCAPED: "yes"}
+                    for old, new in zip(flat, harmless, strict=True)]
+        columns = list(dict.fromkeys(key for row in harmless for key in row))
         try:
             with open(path, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, columns, restval="")
                 writer.writeheader()
-                writer.writerows(flat)
+                writer.writerows(harmless)
         except OSError as error:
-            raise UserError(_no_saving(Path(path), error)) from error
+            raise UserError(no_saving(Path(path), error)) from error
         missing = [v for row in flat for k, v in row.items() if k in TEXTS and v in READ_AS_MISSING]
         if missing:
             print(f"{path}: {len(missing)} texts, such as {missing[0]!r}, are read as missing by "
@@ -434,10 +431,19 @@ class RatingStore:
             found = [(f"{where}, row {n}", row)
                      for n, row in annotation_tools.numbered_rows(table, where, fields)]
         else:
-            places = ((f"{where}, row {n}", flat) for n, flat in enumerate(table, 1))
+            places = ((f"{where}, row {n}", _unescaped(flat)) for n, flat in enumerate(table, 1))
             found = [(place, row) for place, flat in places
                      if (row := unflatten(flat, place)) is not None]
         return self._take_in(found, where, say_always=True)
+
+
+def _unescaped(flat: Any) -> Any:
+    """A line of a table without what `to_csv` did to its formulas."""
+    if not isinstance(flat, Mapping) or ESCAPED not in flat:
+        return flat
+    row = {key: value for key, value in flat.items() if key != ESCAPED}
+    return row if blank(flat[ESCAPED]) else {
+        as_it_was(key): as_it_was(value) for key, value in row.items()}
 
 
 def _is_whole(line: bytes) -> bool:
@@ -445,16 +451,6 @@ def _is_whole(line: bytes) -> bool:
         return isinstance(json.loads(line.decode("utf-8")), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _no_saving(path: Path, error: BaseException) -> str:
-    """Why nothing can be saved at a path, and what to do."""
-    cause = next((e for e in (error, error.__cause__, *error.args) if isinstance(e, OSError)), None)
-    number = cause.errno if cause else errno.ENOLCK  # a lock's error without a cause
-    reason = REASONS.get(number or 0, cause.strerror if cause else "") or str(error)
-    remedy = "free some space and save again" if number in (errno.ENOSPC, errno.EDQUOT) else \
-        "give the path of a file in a folder on a local disk that you may write to"
-    return f"{path}: nothing can be saved here, as {reason}; {remedy}."
 
 
 def _told(counts: Mapping[str, int]) -> str:

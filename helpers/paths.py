@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,3 +20,19 @@ def child_environment(**more: str) -> dict[str, str]:
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {"GOMP_SPINCOUNT": "1000", **os.environ, "PYTHONPATH": path, **more}
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what runs that were killed left unfinished in a folder: `….PID.part` and `….PID.old`.
+
+    pattern: which names to look at. What belongs to a process that still runs stays.
+    """
+    import psutil
+
+    for left in folder.glob(pattern):
+        pid = left.name.split(".")[-2]
+        if left.suffix in (".part", ".old") and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ from helpers.engine.tokens import check_tokenizer
 from helpers.errors import UserError
 from helpers.generation import sample, uniform_noise
 from helpers.models import disable_dropout, freeze
-from helpers.profiles import Count, CountOrZero, Number, Positive, Whole, check_fields
+from helpers.profiles import Count, CountOrZero, Limit, Number, Positive, Whole, check_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,9 +82,9 @@ class PPOConfig:
     anneal: bool = True  # learning rate falls to 0 in a straight line, after the warm-up
     warmup_updates: CountOrZero = 0  # before the learning rate is full; the first of them at 0
     adam_epsilon: Number = 1e-5
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: Limit = 1.0
     clip_range: Positive = 0.2  # of the probability ratio
-    value_clip_range: Positive = 0.2
+    value_clip_range: Limit = 0.2
     value_coef: Number = 0.1
     entropy_coef: Number = 0.0  # bonus for entropy of the next token
     gamma: Number = 1.0

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -31,7 +32,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from helpers.errors import UserError
+from helpers.errors import UserError, sentence
 from helpers.paths import ROOT
 
 SETTINGS = Path(__file__).resolve().parent / "settings"
@@ -55,6 +56,16 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _text(value: Any) -> Any:
+    if isinstance(value, str) and not value.isprintable():  # no path or hub id holds a NUL
+        raise ValueError("be a text without control characters")
+    return value
+
+
+def _folder(value: Any) -> Any:
+    return value if value is None else _text(str(value))
+
+
 TRAINED = ("policy", "reward")
 
 
@@ -67,7 +78,7 @@ def _models(value: Any) -> Any:
 
 def _names(value: Any) -> Any:
     if not isinstance(value, list | tuple) or any(
-            not isinstance(one, str) or not one.strip() for one in value):
+            not isinstance(one, str) or not one.strip() or not one.isprintable() for one in value):
         raise ValueError("be a list of hub ids and folders, such as [distilbert/distilgpt2]")
     return list(value)
 
@@ -80,15 +91,24 @@ def _targets(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_number)
+MOST = 1e9  # of anything that is counted or weighed here; more is a slip of the keyboard
+FINITE = Field(allow_inf_nan=False)
 Whole = Annotated[int, NUMBER]
-Number = Annotated[float, NUMBER]
-Count = Annotated[int, Field(gt=0), NUMBER]
-CountOrZero = Annotated[int, Field(ge=0), NUMBER]
-Positive = Annotated[float, Field(gt=0), NUMBER]
-NonNegative = Annotated[float, Field(ge=0), NUMBER]
+Number = Annotated[float, FINITE, NUMBER]
+Count = Annotated[int, Field(gt=0, le=int(MOST)), NUMBER]
+CountOrZero = Annotated[int, Field(ge=0, le=int(MOST)), NUMBER]
+Passes = Annotated[int, Field(gt=0, le=10_000), NUMBER]  # over the same rows
+Tokens = Annotated[int, Field(gt=0, le=10**12), NUMBER]
+Threads = Annotated[int, Field(gt=0, le=1024), NUMBER]
+Positive = Annotated[float, Field(gt=0, le=MOST), NUMBER]
+Limit = Annotated[float, Field(gt=0), NUMBER]  # infinite: no limit
+NonNegative = Annotated[float, Field(ge=0, le=MOST), NUMBER]
+Rate = Annotated[float, Field(gt=0, le=10), NUMBER]  # of learning
 Share = Annotated[float, Field(ge=0, le=1), NUMBER]
 Temperature = Annotated[float, Field(ge=1e-3, le=100), NUMBER]
-Text = Annotated[StrictStr, Field(pattern=r"\S")]
+# Seeds are 32 bits wide in NumPy, and some are made from this one by adding to it.
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Text = Annotated[StrictStr, Field(pattern=r"\S"), BeforeValidator(_text)]
 ModelNames = Annotated[list[str], BeforeValidator(_models)]
 Names = Annotated[list[str], BeforeValidator(_names)]
 LayerNames = Annotated[str | list[str], BeforeValidator(_targets)]
@@ -124,16 +144,16 @@ class Scratch(Section):
     n_embd: Count
     n_head: Count
     n_positions: Count
-    tokens: Count
+    tokens: Tokens
     batch_tokens: Count
-    learning_rate: Positive
+    learning_rate: Rate
     classifier_vocab_size: Count
     classifier_layers: Count
     classifier_dim: Count
     classifier_heads: Count
-    classifier_epochs: Count
+    classifier_epochs: Passes
     classifier_max_length: Count
-    classifier_learning_rate: Positive
+    classifier_learning_rate: Rate
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -190,9 +210,9 @@ class Data(Section):
 class Sft(Section):
     """`sft`: supervised fine-tuning."""
 
-    epochs: Count
+    epochs: Passes
     batch_size: Count
-    learning_rate: Positive
+    learning_rate: Rate
     warmup_share: Share
     max_length: Count
     checkpoint_every: Count | None
@@ -202,18 +222,18 @@ class Sft(Section):
 class Reward(Section):
     """`reward`: the reward model."""
 
-    epochs: Count
+    epochs: Passes
     batch_size: Count
     gradient_accumulation: Count
-    learning_rate: Positive
+    learning_rate: Rate
     warmup_share: Share
     max_length: Count
     margin: NonNegative
     margin_from_scores: StrictBool
     likelihood: NonNegative
-    max_grad_norm: Positive
+    max_grad_norm: Limit
     patience: Count
-    report_to: Text
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"]
     eval_pairs: Count
 
 
@@ -224,20 +244,20 @@ class Ppo(Section):
     batch_size: Count
     mini_batch_size: Count
     micro_batch_size: Count
-    epochs: Count
+    epochs: Passes
     max_prompt_tokens: Count
     max_new_tokens: Count
     temperature: Temperature
-    learning_rate: Positive
+    learning_rate: Rate
     kl_coef: NonNegative
     kl_target: Positive | None
     gamma: Share
     lam: Share
     clip_range: Annotated[float, Field(ge=1e-6, le=10), NUMBER]
-    value_clip_range: Positive
+    value_clip_range: Limit
     value_coef: NonNegative
     entropy_coef: NonNegative
-    max_grad_norm: Positive
+    max_grad_norm: Limit
     missing_eos_penalty: NonNegative
     whiten_rewards: StrictBool
     checkpoint_every: Count | None
@@ -254,26 +274,26 @@ class PpoTrlScratch(Section):
     """`ppo_trl.scratch`: what stands in for its namesakes where `models.base` is `scratch`."""
 
     total_episodes: Count
-    learning_rate: Positive
+    learning_rate: Rate
     kl_coef: Positive
 
 
 class PpoTrl(Section):
     """`ppo_trl`: TRL's PPO."""
 
-    reward: Text
+    reward: Literal["sentiment", "reward_model"]
     total_episodes: Count
     batch_size: Count
     mini_batches: Count
-    epochs: Count
+    epochs: Passes
     prompt_tokens_min: Count
     prompt_tokens_max: Count
     max_new_tokens: Count
     temperature: Temperature
-    learning_rate: Positive
+    learning_rate: Rate
     warmup_updates: Count
     kl_coef: NonNegative
-    value_clip_range: Positive
+    value_clip_range: Limit
     missing_eos_penalty: NonNegative | None
     eval_prompts: Count
     best_of: Count
@@ -298,14 +318,14 @@ class Feedback(Section):
 
     source: Literal["simulated", "human"]
     raters: Count
-    property: Text
+    property: Literal["reason", "example", "place", "number", "question"]
     bonus: Positive
     ratings: Count
     per_question: Count
     questions: Count
     held_out: Count
     steps: Count
-    learning_rate: Positive
+    learning_rate: Rate
     keep: Positive
     test_pairs: Count
     best_of: Count
@@ -323,7 +343,7 @@ class Settings(Section):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["auto", "float32", "bfloat16"]
     mixed_precision: Literal["auto", "none"]
-    threads: Count | None
+    threads: Threads | None
     models: Models
     data: Data
     sft: Sft
@@ -332,9 +352,9 @@ class Settings(Section):
     ppo_trl: PpoTrl
     evaluation: Evaluation
     feedback: Feedback
-    out: Annotated[str, BeforeValidator(str)] | None
+    out: Annotated[str, BeforeValidator(_folder)] | None
     name: str
-    seed: Annotated[StrictInt, Field(ge=0)]
+    seed: Seed
     overrides: dict[str, Any]
 
     @property
@@ -387,8 +407,12 @@ def load_profile(
     tree = _read("embedded")
     where: dict[str, str] = {}  # dotted key: who gave it, if not `embedded.yaml`
     if name != "embedded":
-        for key, value in flatten(_read(name)).items():
-            _override(tree, key, value, where, f"profile {name}")
+        try:
+            for key, value in _items(_read(name)):
+                _override(tree, key, value, where, f"profile {name}")
+        except RecursionError:
+            raise UserError(f"profile {name} has a section that holds itself; write it out in "
+                            "place of the alias.") from None
     for key, value in (overrides or {}).items():
         _override(tree, key, value, where, "overrides")
     tree["name"] = Path(name).stem if name.endswith((".yaml", ".yml")) else name
@@ -421,13 +445,15 @@ def check_fields(config: Any, where: str) -> None:
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries to dotted keys."""
-    flat: dict[str, Any] = {}
+    return dict(_items(tree, prefix))
+
+
+def _items(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
+            yield from _items(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield f"{prefix}{key}", value
 
 
 @cache
@@ -444,22 +470,47 @@ def _model_of(kind: type) -> type[BaseModel]:
 
 def _read(name: str) -> dict[str, Any]:
     path = SETTINGS / f"{name}.yaml"
-    if not path.is_file():
+    if not _is_file(path):
         path = Path(name)
-        if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        if path.suffix not in (".yaml", ".yml") or not _is_file(path):
             raise UserError(
                 f"profile {name!r} is not known; choose one of {', '.join(profile_names())}, "
                 "or give the path of a YAML file."
             )
+        _check_name(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = yaml.safe_load(path.read_bytes()) or {}  # bytes: a mark says whether it is UTF-16
     except yaml.YAMLError as error:
         raise UserError(f"profile file {path.name} is not valid YAML: {error}.") from error
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"profile file {path.name} cannot be read as YAML ({sentence(error)}); "
+                        "write plain keys and values.") from None
+    except OSError as error:
+        raise UserError(f"profile file {path.name} cannot be read ({error.strerror}); check that "
+                        "you may read it.") from None
     if not isinstance(tree, dict):
         raise UserError(f"profile file {path.name} must hold keys and values, not a list or text.")
     if path.parent == SETTINGS and path.stem == "embedded":
         tree.setdefault("out", None)
     return tree
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a file that would pass for a shipped profile, or whose name is none for a folder."""
+    if path.stem in profile_names() and path.resolve().parent != SETTINGS:
+        raise UserError(f"profile file {path} is called as the shipped profile {path.stem}, and "
+                        "its results would pass for that one's; give it another name.")
+    if not re.fullmatch(r"\w[\w .+=@,-]*", path.stem):
+        raise UserError(f"profile file {path.name!r}: runs/ and artifacts/ get folders of this "
+                        "name; call it by letters, digits, spaces, dots and dashes, a letter or "
+                        "a digit first.")
 
 
 def _override(
@@ -525,17 +576,38 @@ def _right(field: FieldInfo, error: Mapping[str, Any], example: Any) -> str | No
         return f"be a text, such as {example!r}"
     if kind == "value_error":
         right = str(limits["error"])
-    elif kind == "greater_than":
-        right = "be positive" if limits["gt"] == 0 else f"be more than {limits['gt']:g}"
-    elif kind in ("greater_than_equal", "less_than_equal"):
-        low, high = (next((getattr(part, side) for part in field.metadata if hasattr(part, side)),
-                          None) for side in ("ge", "le"))
-        right = f"be {limits['ge']:g} or more" if high is None else (
-            f"lie between {low:g} and {high:g}")
-    elif kind.startswith("int_") or kind == "finite_number":
+    elif kind in ("greater_than", "greater_than_equal", "less_than_equal", "less_than"):
+        right = _range(field, kind)
+    elif kind.startswith("int_"):
         right = "be a whole number"
+    elif kind == "finite_number":
+        right = "be a whole number" if int in (field.annotation, *inside) else "be finite"
     else:
         return None
     if type(None) in inside:
         right += ", or null" if " or " in right else " or null"
     return right
+
+
+def _range(field: FieldInfo, kind: str) -> str:
+    """Between what a number must lie; a limit that only a slip reaches is named when it is met."""
+    limits = {side: getattr(part, side) for part in _constraints(field)
+              for side in ("gt", "ge", "lt", "le") if getattr(part, side, None) is not None}
+    above = kind.startswith("less")
+    if "ge" in limits and limits.get("le", MOST) < MOST:
+        return f"lie between {limits['ge']:g} and {limits['le']:g}"
+    if above:
+        return f"be at most {limits['le']:,.10g}" if "le" in limits else (
+            f"be less than {limits['lt']:,.10g}")
+    if "gt" in limits:
+        return "be positive" if limits["gt"] == 0 else f"be more than {limits['gt']:g}"
+    return f"be {limits['ge']:g} or more"
+
+
+def _constraints(field: FieldInfo) -> list[Any]:
+    """What is asked of a field's number, also where null may stand in its place."""
+    found = list(field.metadata)
+    for part in get_args(field.annotation):
+        for more in getattr(part, "__metadata__", ()):
+            found += more.metadata if isinstance(more, FieldInfo) else [more]
+    return found

@@ -328,6 +328,37 @@ def test_dataset_there_and_back(mixed, tmp_path):
     assert other.rows() == mixed.rows()
 
 
+FORMULAS = ["=1+1", "+1", "-2", "@SUM(A1)", "\t=1", "\n\n -x", "'=1", "''=1", "' -", "＝1", "-"]
+TEXTS_AS_THEY_ARE = ["'tis", "''", "a=1", "\n\nHuman: 1+1", "(=1)", "'", "5-3", "", "ann's"]
+
+
+def test_a_csv_is_safe_to_open_and_loses_nothing(store, tmp_path):
+    for text in (*FORMULAS, *TEXTS_AS_THEY_ARE):
+        store.append(rated(f"{text} ", text, 4, annotator=text.strip() or "x",
+                           model=text) | {"=note": text})
+        store.append(fb.preference_row("p", text, "=b", "a", annotator="@ann"))
+    store.to_csv(tmp_path / "out.csv")
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [cell for cell in cells if cell.strip()[:1] in tuple("=+-@＝＋－＠")]
+    assert {"'=1", "'@SUM(A1)", "'=note", "'@ann"} <= set(cells)
+    again = fb.RatingStore(tmp_path / "again.jsonl")
+    again.add_csv(tmp_path / "out.csv")
+    blank = lambda row: {k: v for k, v in row.items() if v != ""}  # noqa: E731
+    assert [blank(r) for r in again.rows()] == [blank(r) for r in store.rows()]
+    assert store.add_csv(tmp_path / "out.csv") == 0  # all there already
+
+
+@pytest.mark.parametrize("value", FORMULAS)
+def test_a_text_that_another_file_has_with_an_apostrophe_keeps_it(store, tmp_path, value):
+    row = rated(f"'{value}", f"'{value}", 3)
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    pd.DataFrame([{**rated("p", f"'{value}", 4), "ratings": None, "rating.quality": 4}]).to_csv(
+        tmp_path / "rows.csv", index=False)
+    assert store.add_csv(tmp_path / "rows.jsonl") + store.add_csv(tmp_path / "rows.csv") == 2
+    assert {row["response"] for row in store.rows()} == {f"'{value}"}
+
+
 def test_a_csv_with_a_wrong_row_adds_nothing(mixed, tmp_path):
     mixed.to_csv(tmp_path / "out.csv")
     text = (tmp_path / "out.csv").read_text().replace(",5\n", ",six\n").replace(",5,", ",six,")

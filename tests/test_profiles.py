@@ -5,16 +5,19 @@ import math
 import pickle
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 import yaml
 
+from helpers import feedback_loop
 from helpers.engine import hub
 from helpers.errors import UserError
 from helpers.profiles import (
     SETTINGS,
     Count,
+    Feedback,
+    Limit,
     Number,
     Positive,
     Section,
@@ -148,7 +151,11 @@ def test_a_value_is_kept_as_its_key_has_it(key, given, kept):
     ("sft.learning_rate", False, "must be a number"),
     ("reward.margin_from_scores", "no", "must be true or false"),
     ("ppo.gamma", math.nan, "must be a number"),
-    ("ppo_trl.reward", "  ", "must be a text, such as 'sentiment'"),
+    ("models.base", "  ", "must be a text, such as 'embedded'"),
+    ("data.reviews", "a\0b", "must be a text without control characters"),
+    ("out", "a\0b", "must be a text without control characters or null"),
+    ("models.candidates", ["a\0b"], "must be a list of hub ids and folders, such as "
+     "[distilbert/distilgpt2]"),
     # out of range
     ("models.scratch.learning_rate", 0, "must be positive"),
     ("data.review_limit", 0, "must be positive or null"),
@@ -162,7 +169,20 @@ def test_a_value_is_kept_as_its_key_has_it(key, given, kept):
     ("ppo_trl.scratch.kl_coef", 0, "must be positive"),
     ("evaluation.level", 0.4, "must lie between 0.5 and 0.999"),
     ("feedback.keep", -3.0, "must be positive"),
+    # a slip of the keyboard, or no number at all
+    ("ppo.kl_coef", math.inf, "must be at most 1,000,000,000"),
+    ("ppo.kl_target", math.inf, "must be at most 1,000,000,000 or null"),
+    ("feedback.bonus", math.inf, "must be at most 1,000,000,000"),
+    ("ppo.learning_rate", 1e300, "must be at most 10"),
+    ("sft.epochs", 10**23, "must be at most 10,000"),
+    ("sft.epochs", 1e23, "must be a whole number"),
+    ("sft.epochs", math.nan, "must be a number"),
+    ("ppo.updates", 10**18, "must be at most 1,000,000,000"),
+    ("threads", 100_000, "must be at most 1,024 or null"),
     # another word
+    ("reward.report_to", "log", "must be one of none, tensorboard, wandb, trackio"),
+    ("ppo_trl.reward", "gold", "must be one of sentiment, reward_model"),
+    ("feedback.property", "wit", "must be one of reason, example, place, number, question"),
     ("dtype", "float16", "must be one of auto, float32, bfloat16"),
     ("mixed_precision", "fp8", "must be one of auto, none"),
     ("models.quantise", "int8", "must be one of none, nf4"),
@@ -293,6 +313,7 @@ def test_settings_are_equal_by_value_and_survive_a_copy():
 class Plan:
     steps: Count = 4
     rate: Positive = 0.1
+    limit: Limit = 1.0
     target: Number | None = None
     kind: Literal["one", "two"] = "one"
     loud: bool = True
@@ -302,9 +323,9 @@ class Plan:
 
 
 def test_a_dataclass_keeps_what_it_was_given_and_reads_numbers_from_text():
-    given = {"steps": 2.0, "rate": math.inf, "target": -3, "loud": 0}
+    given = {"steps": 2.0, "rate": 1, "limit": math.inf, "target": -3, "loud": 0}
     assert [repr(value) for value in vars(Plan(**given)).values()] == [
-        "2.0", "inf", "-3", "'one'", "0"]
+        "2.0", "1", "inf", "-3", "'one'", "0"]
     assert Plan(rate="1e-3", steps="3") == Plan(rate=0.001, steps=3)
     with pytest.raises(TypeError, match="unexpected keyword"):
         Plan(step=1)
@@ -315,6 +336,9 @@ def test_a_dataclass_keeps_what_it_was_given_and_reads_numbers_from_text():
     ({"steps": None}, "plan: steps is null; it must have a value, such as 4."),
     ({"rate": True}, "plan: rate is True; it must be a number."),
     ({"rate": math.nan}, "plan: rate is nan; it must be a number."),
+    ({"rate": math.inf}, "plan: rate is inf; it must be at most 1,000,000,000."),
+    ({"limit": 0}, "plan: limit is 0; it must be positive."),
+    ({"target": math.inf}, "plan: target is inf; it must be finite or null."),
     ({"target": "far"}, "plan: target is 'far'; it must be a number or null."),
     ({"kind": "three"}, "plan: kind is 'three'; it must be one of one, two."),
     ({"loud": "very"}, "plan: loud is 'very'; it must be true or false."),
@@ -329,3 +353,63 @@ def test_gold_judges_only_where_the_truth_is_known():
     assert load_profile().world_known
     assert not load_profile("embedded", {"data.reviews": "elsewhere/imdb"}).world_known
     assert not load_profile("gpt2").world_known
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**64])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(UserError, match=rf"^seed is {seed}; it must be less than 2,147,483,648\.$"):
+        load_profile(seed=seed)
+    assert load_profile(seed=2**31 - 1).seed == 2**31 - 1
+
+
+def test_the_properties_that_can_be_chosen_are_those_that_can_be_found():
+    known = get_args(Feedback.model_fields["property"].annotation)
+    assert known == tuple(feedback_loop.PROPERTIES)
+
+
+@pytest.mark.parametrize("name", ["embedded", "gpt2"])
+def test_a_readers_own_file_does_not_pass_for_a_shipped_profile(tmp_path, name):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("ppo: {kl_coef: 0.5}\n")
+    with pytest.raises(UserError, match="is called as the shipped profile.*another name"):
+        load_profile(str(path))
+    assert load_profile(str(SETTINGS / f"{name}.yaml")) is not None  # the shipped one itself is
+    path.rename(tmp_path / "mine.yaml")
+    assert load_profile(str(tmp_path / "mine.yaml")).name == "mine"
+
+
+@pytest.mark.parametrize("name", ["...yaml", "..yaml", "-x.yaml", "a\nb.yaml", "a\x1b[31m.yaml"])
+def test_a_file_whose_name_is_none_for_a_folder_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("ppo: {kl_coef: 0.5}\n")
+    with pytest.raises(UserError):
+        load_profile(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ("ppo: &a {kl_coef: *a}\n", "a section that holds itself"),
+    ("&a\nppo: *a\n", "a section that holds itself"),
+    ("models: {candidates: &a [*a]}\n", "must be a list of hub ids"),
+    ("[" * 20_000, "cannot be read as YAML"),
+    ("ppo: {kl_coef: \0}\n", "is not valid YAML"),
+    ("# \xe9\nppo: {kl_coef: 0.5}\n".encode("latin-1"), "is not valid YAML"),
+    ("a: &a {x: 1, y: 1}\n" + "".join(  # 2**40 keys, if anybody wrote them all down
+        f"{chr(98 + i)}: &{chr(98 + i)} {{x: *{chr(97 + i)}, y: *{chr(97 + i)}}}\n"
+        for i in range(24)), "unknown key 'a.x'"),
+])
+def test_a_file_that_is_no_profile_ends_in_a_sentence(tmp_path, content, says):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=says):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_profile_is_read_as_an_editor_saved_it(tmp_path, encoding):
+    path = tmp_path / "mine.yaml"
+    path.write_text("# é\nppo: {kl_coef: 0.5}\n", encoding=encoding)
+    assert load_profile(str(path)).ppo.kl_coef == 0.5
+
+
+def test_a_name_with_a_nul_is_no_profile():
+    with pytest.raises(UserError, match="is not known"):
+        load_profile("a\0b.yaml")

@@ -35,8 +35,8 @@ from helpers.engine.rows import (
 from helpers.engine.sources import SPLITS, split_files
 from helpers.engine.tables import Table, read_table
 from helpers.engine.tokens import text_ids
-from helpers.engine.values import columns_of
-from helpers.errors import UserError
+from helpers.engine.values import columns_of, no_formula
+from helpers.errors import UserError, printable
 from helpers.profiles import load_profile
 
 CONVERTERS = {"preferences": as_pair, "reviews": as_review, "demonstrations": as_demonstration}
@@ -69,7 +69,7 @@ def check(
     fine = True
     for number, path in enumerate(paths):
         if number:
-            print()
+            _say()
         fine &= _check_file(path, kind, tokenizer, write, form, whole=path == Path(source))
     return 0 if fine else 1
 
@@ -88,9 +88,9 @@ def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str 
     table = read_table(path)
     if kind == "ratings" or kind is None and _are_ratings(table.rows):
         return _check_ratings(path, table)
-    print(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
+    _say(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
     for note in table.notes:
-        print(f"  note: {note}")
+        _say(f"  note: {note}")
     if kind in (None, "preferences"):
         table.rows = choices_of_tools(table.rows, path.name)
     kind = kind or _kind(path, table)
@@ -100,7 +100,7 @@ def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str 
     if manner is None:
         raise UserError(f"{kind}: {path.name} has the columns {columns_of(table.rows[0])}; it "
                         f"must have {wanted_columns(kind)}.")
-    print(f"  {len(table.rows):,} rows of {kind}, as in {manner.name} "
+    _say(f"  {len(table.rows):,} rows of {kind}, as in {manner.name} "
           f"(columns {', '.join(manner.columns)})")
     found = sorted_out(table.rows, CONVERTERS[kind])
     fine = _counts(found, kind)
@@ -109,11 +109,11 @@ def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str 
         _lengths(found.good, kind, tokenizer)
         _first_rows(found.good)
     if write:
-        print(f"\n  {_write(table, found, kind, write, form):,} rows written to {write}")
+        _say(f"\n  {_write(table, found, kind, write, form):,} rows written to {write}")
     if fine and whole:
-        print(f"\nThe course takes it: --set data.{kind}={path}")
+        _say(f"\nThe course takes it: --set data.{kind}={path}")
     elif not fine:
-        print(f"\nThe course would not take {path.name}; mend what stands above.")
+        _say(f"\nThe course would not take {path.name}; mend what stands above.")
     return fine
 
 
@@ -130,7 +130,7 @@ def _are_ratings(rows: list[Row]) -> bool:
 
 def _check_ratings(path: Path, table: Table) -> bool:
     """The same of a file of ratings: who rated how much, and what; it is taken in for a trial."""
-    print(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
+    _say(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
     if not table.rows:
         raise UserError(f"ratings: {path.name} is empty; it must hold at least one row.")
     with tempfile.TemporaryDirectory() as folder:
@@ -140,19 +140,19 @@ def _check_ratings(path: Path, table: Table) -> bool:
     if not rows:
         raise UserError(f"ratings: {path.name} holds no rating that counts; give rows with an "
                         "annotator, the texts, and a rating or a preference.")
-    print(f"  {len(table.rows):,} rows of ratings; {len(rows):,} count")
+    _say(f"  {len(table.rows):,} rows of ratings; {len(rows):,} count")
     for annotator, number in Counter(row["annotator"] for row in rows).most_common():
-        print(f"    {annotator}: {number:,}")
+        _say(f"    {annotator}: {number:,}")
     dimensions = Counter(name for row in rows for name in row.get("ratings", ()))
     for name, number in dimensions.items():
         mean = sum(row["ratings"].get(name, 0) for row in rows if "ratings" in row) / number
-        print(f"    {name}: {number:,} ratings, {mean:.2f} on average")
+        _say(f"    {name}: {number:,} ratings, {mean:.2f} on average")
     choices = Counter(row["preference"] for row in rows if "preference" in row)
     if choices:
-        print("    choices: " + ", ".join(f"{n:,} {name}" for name, n in sorted(choices.items())))
+        _say("    choices: " + ", ".join(f"{n:,} {name}" for name, n in sorted(choices.items())))
     _first_rows([{**row, "ratings": ", ".join(
         f"{k} {v}" for k, v in row.get("ratings", {}).items())} for row in rows])
-    print(f"\nThe course takes it: feedback.RatingStore(STORE).add_csv({str(path)!r})")
+    _say(f"\nThe course takes it: feedback.RatingStore(STORE).add_csv({str(path)!r})")
     return True
 
 
@@ -176,18 +176,18 @@ def _counts(found: Converted, kind: str) -> bool:
     parts.append(f"{len(found.irregular):,} set aside")
     if found.faulty:
         parts.append(f"{len(found.faulty):,} that stop the loading")
-    print(f"  {', '.join(parts)}")
+    _say(f"  {', '.join(parts)}")
     for title, rows in (("set aside", found.irregular), ("wrong", found.faulty)):
         reasons: dict[str, list[int]] = {}
         for number, reason in rows:
             reasons.setdefault(reason, []).append(number)
         for reason, numbers in sorted(reasons.items(), key=lambda item: -len(item[1]))[
                 :SHOWN_REASONS]:
-            print(f"    {title}: {_numbered(numbers)}: {reason}")
+            _say(f"    {title}: {_numbered(numbers)}: {reason}")
         if len(reasons) > SHOWN_REASONS:
-            print(f"    {title}: and {len(reasons) - SHOWN_REASONS} reasons more")
+            _say(f"    {title}: and {len(reasons) - SHOWN_REASONS} reasons more")
     if len(found.irregular) > IRREGULAR_SHARE * found.count:
-        print(f"    more than {IRREGULAR_SHARE:.0%} of the rows would be set aside, which the "
+        _say(f"    more than {IRREGULAR_SHARE:.0%} of the rows would be set aside, which the "
               "loaders refuse")
         return False
     return bool(found.good) and not found.faulty
@@ -204,31 +204,31 @@ def _splits(rows: list[Any], whole: bool) -> None:
     keys = [row.get("prompt") or row["text"] for row in rows]
     same = len(rows) - len({tuple(sorted((k, v) for k, v in row.items() if isinstance(v, str)))
                             for row in rows})
-    print(f"  {len(set(keys)):,} different {'prompts' if 'prompt' in rows[0] else 'texts'}"
+    _say(f"  {len(set(keys)):,} different {'prompts' if 'prompt' in rows[0] else 'texts'}"
           + (f"; {same:,} rows have the texts of an earlier one" if same else ""))
     if whole:
         counts = Counter(data.carved_split(row, ()) for row in rows)
         parts = [f"{counts[split]:,} {split}" for split in SPLITS]
         few = [split for split in SPLITS if not counts[split]]
-        print(f"  alone it is cut into {', '.join(parts)}"
+        _say(f"  alone it is cut into {', '.join(parts)}"
               + (f"; none for {few[0]}, so give that split a file of its own" if few else ""))
 
 
 def _lengths(rows: list[Any], kind: str, tokenizer: str | None) -> None:
     count, name = _counter(tokenizer)
     title = f"tokens ({name})"
-    print(f"  {title:32} {'median':>8} {'90 %':>8} {'longest':>8}   characters, longest")
+    _say(f"  {title:32} {'median':>8} {'90 %':>8} {'longest':>8}   characters, longest")
     for field in TEXTS[kind]:
         texts = [row[field] for row in rows]
         lengths = count(texts)
         middle, high = _middle_and_high(lengths)
-        print(f"    {field:30} {middle:8,.0f} {high:8,.0f} {max(lengths):8,}   "
+        _say(f"    {field:30} {middle:8,.0f} {high:8,.0f} {max(lengths):8,}   "
               f"{max(map(len, texts)):,}")
     if kind == "preferences":
         longer = sum(len(row["chosen"]) > len(row["rejected"]) for row in rows)
-        print(f"  the chosen response has more characters in {longer / len(rows):.0%} of the pairs")
+        _say(f"  the chosen response has more characters in {longer / len(rows):.0%} of the pairs")
     if kind == "reviews":
-        print(f"  {sum(row['label'] for row in rows) / len(rows):.0%} of the labels are positive")
+        _say(f"  {sum(row['label'] for row in rows) / len(rows):.0%} of the labels are positive")
 
 
 def _middle_and_high(lengths: list[int]) -> tuple[float, float]:
@@ -247,12 +247,12 @@ def _counter(tokenizer: str | None) -> tuple[Callable[[list[str]], list[int]], s
 
 def _first_rows(rows: list[Any]) -> None:
     for number, row in enumerate(rows[:SHOWN_ROWS], 1):
-        print(f"\n  {'as the course reads it, ' if number == 1 else ''}good row {number}")
+        _say(f"\n  {'as the course reads it, ' if number == 1 else ''}good row {number}")
         for field, value in row.items():
             if value not in (None, ""):
                 text = str(value).strip("\n").replace("\n", " \N{RETURN SYMBOL} ")
                 text = "".join(c if c.isprintable() else "?" for c in text)
-                print(textwrap.fill(text, 100, max_lines=4, placeholder=" …",
+                _say(textwrap.fill(text, 100, max_lines=4, placeholder=" …",
                                     initial_indent=f"    {field:12}", subsequent_indent=" " * 16))
 
 
@@ -265,5 +265,13 @@ def _write(table: Table, found: Converted, kind: str, write: str, form: str | No
     rows = found.good
     if kind == "preferences" and form in forms.COMPARISONS:  # with their ties
         rows = sorted_out(table.rows, as_comparison).good
-    return forms.write_table(write, [writers[form](row) for row in rows])
+    written = [writers[form](row) for row in rows]
+    formulas = sum(no_formula(value) != value for row in written for value in row.values())
+    if forms.form_of(write) == "CSV" and formulas:
+        _say(f"\n  {formulas:,} texts begin as a formula does; they are written as they are, so "
+             "read the file with a program and open it in no spreadsheet")
+    return forms.write_table(write, written)
 
+
+def _say(text: str = "") -> None:
+    print(printable(text))  # a file's own words must not steer the terminal

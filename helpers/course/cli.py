@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from helpers.course import environment
-from helpers.errors import UserError
+from helpers.errors import UserError, printable
 from helpers.paths import ROOT, child_environment
 
 TEST_MINUTES = 120  # several times what the slowest machine has needed for all tests
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
             return 0
         return run(arguments) if environment.inside() else environment.again(argv)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -19,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from helpers.course.progress import Bar
-from helpers.errors import UserError
-from helpers.paths import ROOT, child_environment
+from helpers.errors import UserError, saving
+from helpers.paths import ROOT, child_environment, sweep
 
 SAMPLE_SECONDS = 0.2
 EVENT = "@course "  # marks the lines a worker says about itself among whatever else it prints
+ELSEWHERE = "give a folder that you may write to: --out FOLDER"
+SHORT_OF_MEMORY = re.compile(r"^(MemoryError|OutOfMemoryError|DeadKernelError)\b|out of memory"
+                             r"|[Cc]an(?:no|')t allocate memory|Unable to allocate \d")
+FULL_DISK = re.compile(r"No space left on device|Disk quota exceeded|os error 28\b")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -130,21 +133,36 @@ def execute(
     """
     path, out = Path(path).resolve(), Path(out).resolve()
     check_parameters(path, list(parameters))
-    out.parent.mkdir(parents=True, exist_ok=True)
     result = Result(path.stem)
-    handle, metrics_file = tempfile.mkstemp(prefix="rlhf-metrics-", suffix=".jsonl")
-    os.close(handle)
+    metrics_file = out.parent / f".{path.stem}.metrics.{os.getpid()}.part"
     begun = time.monotonic()
-    try:
-        with Memory() as memory:
-            result.error = _papermill(path, out, parameters, on_cell, memory, metrics_file)
-        result.peak_memory_mb = round(memory.peak / 2**20, 1)
-        result.seconds = round(time.monotonic() - begun, 2)
-        for line in Path(metrics_file).read_text(encoding="utf-8").splitlines():
-            result.metrics.update(json.loads(line))
-    finally:
-        Path(metrics_file).unlink(missing_ok=True)
+    with saving(out, ELSEWHERE):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sweep(out.parent, ".*.metrics.*.part")
+        metrics_file.write_bytes(b"")
+        try:
+            with Memory() as memory:
+                result.error = _papermill(path, out, parameters, on_cell, memory, str(metrics_file))
+            result.peak_memory_mb = round(memory.peak / 2**20, 1)
+            result.seconds = round(time.monotonic() - begun, 2)
+            for line in metrics_file.read_text(encoding="utf-8").splitlines():
+                result.metrics.update(json.loads(line))
+        finally:
+            metrics_file.unlink(missing_ok=True)
     return result
+
+
+def hint(error: dict[str, Any]) -> str:
+    """What to do about a cell that failed for want of memory or disk: a sentence, or nothing."""
+    text = f"{error['kind']} {error['message']}"
+    if SHORT_OF_MEMORY.search(text):
+        return ("Memory ran out. Smaller batches need less (the profile's batch_size, "
+                "micro_batch_size and max_length), and so does "
+                "--set models.gradient_checkpointing=true; python -m helpers doctor --profile NAME "
+                "says what each stage of a profile needs and what this machine has.")
+    if FULL_DISK.search(text):
+        return "The disk is full. Free some space, or run with --out FOLDER on another one."
+    return ""
 
 
 def _papermill(path, out, parameters, on_cell, memory, metrics_file) -> dict[str, Any] | None:
@@ -313,8 +331,8 @@ def execute_in_worker(
         raise UserError(error["message"])
     where = f" in code cell {error['cell']} (`{error['line']}`)" if "cell" in error else ""
     said = f" It said last: {' / '.join(tail)}" if tail and "cell" not in error else ""
-    raise RuntimeError(
-        f"notebook {path.stem} failed{where}: {error['kind']}: {error['message']}.{said}")
+    raise RuntimeError(f"notebook {path.stem} failed{where}: {error['kind']}: {error['message']}."
+                       f"{said} {hint(error)}".rstrip())
 
 
 def _worker(job: str) -> None:

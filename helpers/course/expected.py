@@ -60,7 +60,8 @@ def check(text: str, metrics: dict[str, float | None]) -> tuple[bool, str]:
     """Evaluate one comparison such as `val_loss < 0.8 * val_loss_before`.
 
     Returns:
-        Whether it holds, and both sides as numbers; a metric that was not recorded fails it.
+        Whether it holds, and both sides as numbers (nan where something was divided by 0); a
+        metric that was not recorded fails it, and so does a nan.
 
     Raises:
         UserError: the text is not a comparison of metrics and numbers.
@@ -82,6 +83,8 @@ def margin(text: str, metrics: dict[str, float | None]) -> float:
     if missing:
         raise UserError(f"expected.yaml: {text!r}: {', '.join(missing)} not recorded.")
     apart = abs(left - right)
+    if apart != apart:
+        raise UserError(f"expected.yaml: {text!r} divides by 0.")
     return apart if COMPARE[compare](left, right) else -apart
 
 
@@ -112,5 +115,7 @@ def _value(node: ast.expr, metrics: dict[str, float], text: str) -> float:
         return -_value(node.operand, metrics, text)
     if isinstance(node, ast.BinOp) and type(node.op) in COMBINE:
         left, right = (_value(side, metrics, text) for side in (node.left, node.right))
+        if isinstance(node.op, ast.Div) and right == 0:
+            return float("nan")  # no number, so that no comparison with it holds
         return COMBINE[type(node.op)](left, right)
     raise UserError(f"expected.yaml: {text!r} may hold metrics, numbers and + - * / only.")

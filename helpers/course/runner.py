@@ -15,7 +15,8 @@ from typing import Any
 from helpers import profiles
 from helpers.course import execute, expected, provenance, stages
 from helpers.course.progress import Bar, clock
-from helpers.errors import UserError
+from helpers.errors import UserError, no_saving, printable, saving
+from helpers.paths import sweep
 from helpers.profiles import SOURCES, WORDS
 
 PHASES = {
@@ -126,7 +127,8 @@ def run(
         2 when a notebook met bad input.
 
     Raises:
-        UserError: before anything is written, when profile, key or parameter is unknown.
+        UserError: before anything is written, when profile, key or parameter is unknown, or the
+            folder cannot be written.
     """
     overrides = absolute_paths(overrides or {})
     if profile.endswith((".yaml", ".yml")):
@@ -135,6 +137,7 @@ def run(
     given = _parameters(paths, profile, overrides, seed, parameters or {})
     judged = settings.name == "embedded" and not set(overrides) - {"out"}
     summary = _Summary(settings)
+    _prepare(settings.runs)
     made = {"machine": provenance.machine(), "code": provenance.code()}
     rows: list[dict[str, Any]] = []
     begun = time.monotonic()
@@ -174,13 +177,24 @@ def run(
     return 0
 
 
+def _prepare(folder: Path) -> None:
+    """Make the folder of a run, and remove what killed runs left in it unfinished."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, "*.part")
+    except OSError as error:
+        raise UserError(no_saving(folder, error)) from error
+
+
 def failure(stem: str, error: dict[str, Any]) -> str:
     """What to print about a failed notebook; a UserError is its own sentence."""
     if error["kind"] == "UserError":
         return error["message"]
     message = f": {error['message']}" if error["message"] else ""
-    return (f"{stem} failed in code cell {error['cell']}\n"
+    said = (f"{stem} failed in code cell {error['cell']}\n"
             f"    {error['line']}\n{error['kind']}{message}")
+    advice = execute.hint(error)
+    return f"{said}\n{advice}" if advice else said
 
 
 def _parameters(paths, profile, overrides, seed, own) -> dict[Path, dict[str, Any]]:
@@ -225,13 +239,22 @@ class _Summary:
     def add(self, stem: str, row: dict[str, Any]) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.rows[stem] = {**row, "finished": now}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(self.path):
+        with saving(self.path, execute.ELSEWHERE), self._alone():
             notebooks = {**self.rows, **self._there(), stem: self.rows[stem]}
             content = {**self.about, "notebooks": dict(sorted(notebooks.items()))}
             aside = self.path.with_suffix(f".{os.getpid()}.part")
-            aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            aside.replace(self.path)
+            try:
+                aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                aside.replace(self.path)
+            except OSError:
+                aside.unlink(missing_ok=True)
+                raise
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(self.path):
+            yield
 
     def _there(self) -> dict[str, Any]:
         """The rows that stand in the file, if they are of the same settings."""
@@ -281,4 +304,4 @@ def _short(path: Path) -> str:
 
 
 def _say(text: str, file=None) -> None:
-    print(text, file=file or sys.stdout, flush=True)
+    print(printable(text), file=file or sys.stdout, flush=True)

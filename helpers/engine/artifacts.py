@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.engine import sources
-from helpers.errors import UserError
-from helpers.paths import ROOT
+from helpers.errors import UserError, saving
+from helpers.paths import ROOT, sweep
 from helpers.profiles import Settings, flatten
 
 EVERY = ("dtype", "mixed_precision", "data.*", "models.*")
@@ -173,22 +173,26 @@ def write_aside(target: Path) -> Iterator[Path]:
     """Give a folder beside `target` to write into, and put it in its place when all went well.
 
     Of two that write the same folder at once both finish, and the later one is what stays.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written; what was there stays.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
     folder = _beside(target, "part")
-    folder.mkdir()
-    try:
-        yield folder
-        _replace(folder, target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with saving(target, "run again with --out FOLDER, a folder that you may write to"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target.parent, f".{target.name}.*.*")
+        folder.mkdir()
+        try:
+            yield folder
+            _replace(folder, target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _beside(target: Path, kind: str) -> Path:
-    """A name that nobody has, with this process's number in it, by which `_sweep` knows it."""
+    """A name that nobody has, with this process's number in it, by which `sweep` knows it."""
     return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.{os.getpid()}.{kind}"
 
 
@@ -210,16 +214,6 @@ def _replace(folder: Path, target: Path) -> None:
         else:
             shutil.rmtree(old, ignore_errors=True)
             return
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed runs left beside a stage."""
-    import psutil
-
-    for left in target.parent.glob(f".{target.name}.*.*"):
-        pid = left.name.split(".")[-2]
-        if left.suffix in (".part", ".old") and pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def stage_info(stage: str, settings: Settings) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.errors import UserError
+from helpers.errors import UserError, saving
 
 
 def place(folder: Path, step: int) -> Path:
@@ -42,7 +42,16 @@ def write(folder: Path, step: int, tensors: Mapping[str, torch.Tensor],
 
     tensors: what training changes, by name; optimiser: its `state_dict()`; state: what else a run
     needs to go on, for JSON, with its settings under `config`.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written; the one before it stays.
     """
+    with saving(folder, "give a checkpoint_dir that you may write to"):
+        _write(folder, step, tensors, optimiser, state)
+
+
+def _write(folder: Path, step: int, tensors: Mapping[str, torch.Tensor],
+           optimiser: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     target = place(folder, step)
     aside = target.with_suffix(".part")
     shutil.rmtree(aside, ignore_errors=True)

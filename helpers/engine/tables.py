@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers.engine.kinds import Row
-from helpers.errors import UserError, sentence
+from helpers.errors import UserError, printable, sentence
 
 FORMATS = {".parquet": "Parquet", ".jsonl": "JSON lines", ".ndjson": "JSON lines",
            ".json": "JSON", ".csv": "CSV", ".tsv": "CSV"}
@@ -124,7 +124,7 @@ def form_of(name: str) -> str | None:
 @cache
 def tell(text: str) -> None:
     """Say a thing once per process, however often a file is read."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def _parsed(content: bytes, form: str, ending: str) -> Table:

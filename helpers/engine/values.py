@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from helpers.errors import printable
+
 
 def blank(value: Any) -> bool:
     """Whether a field of a table says nothing: None, NaN, or text without a character to see."""
@@ -16,6 +18,22 @@ def blank(value: Any) -> bool:
 def is_whole_text(text: str) -> bool:
     """Whether UTF-8 can hold a text: it has no half of a character (a lone surrogate)."""
     return not re.search("[\ud800-\udfff]", text)
+
+
+# How a cell begins that a spreadsheet computes; the wide signs count too where Chinese or Japanese
+# is set (https://owasp.org/www-community/attacks/CSV_Injection).
+FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]")
+
+
+def no_formula(value: Any) -> Any:
+    """A value for a CSV file: a text that would be a formula in it gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def as_it_was(value: Any) -> Any:
+    """What `no_formula` was given."""
+    apart = isinstance(value, str) and value.startswith("'") and FORMULA.match(value)
+    return value[1:] if apart else value
 
 
 def shown(value: Any) -> str:
@@ -29,5 +47,5 @@ def shown(value: Any) -> str:
 
 def columns_of(row: Mapping[Any, Any]) -> str:
     """The names of a row's fields for a message: in one line, and not longer than 200 letters."""
-    text = ", ".join(" ".join(str(name).split()) for name in row)
+    text = printable(", ".join(" ".join(str(name).split()) for name in row))
     return text if len(text) <= 200 else f"{text[:199]}…"

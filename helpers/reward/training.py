@@ -28,6 +28,7 @@ from helpers.errors import UserError
 from helpers.profiles import (
     Count,
     CountOrZero,
+    Limit,
     NonNegative,
     Positive,
     Settings,
@@ -125,7 +126,7 @@ class RewardConfig:
     learning_rate: Positive = 3e-4
     warmup_share: Share = 0.05
     weight_decay: NonNegative = 0.01
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: Limit = 1.0
     max_length: Count = 256
     margin: NonNegative = 0.0  # asked for beyond the right order, added to a pair's own `margin`
     evaluations: CountOrZero = 4  # times the validation loss is taken; 0: no checkpoints either

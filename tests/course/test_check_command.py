@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helpers import data
+from helpers import data, feedback
 from helpers.course import check
 from helpers.errors import UserError
 from helpers.profiles import load_profile
@@ -62,3 +62,32 @@ def test_a_file_of_no_kind_says_which_kinds_there_are(tmp_path):
         check.check(str(tmp_path / "none.csv"))
     with pytest.raises(UserError, match="choose one of trl"):
         check.check(str(written(tmp_path / "mine.jsonl", PAIRS)), write="x.csv", form="other")
+
+
+def test_the_words_of_a_file_do_not_steer_the_terminal(tmp_path, capsys):
+    steer = "\x1b[31m\x1b]0;mine\x07\u202e"
+    bad = tmp_path / "bad.csv"
+    bad.write_text(f"{steer}prompt,other\nA,b\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        check.check(str(bad))
+    good = written(tmp_path / "good.jsonl", [
+        {"prompt": steer + str(i), "chosen": steer, "rejected": "b", steer: 1} for i in range(60)])
+    check.check(str(good))
+    ratings = written(tmp_path / "ratings.jsonl", [feedback.rating_row(
+        "p", steer, {f"quality{steer}": 3}, annotator=f"ann{steer}")])
+    check.check(str(ratings))
+    shown = capsys.readouterr()
+    for text in (str(caught.value), shown.out, shown.err):
+        assert not set(text) & {"\x1b", "\x07", "\u202e"}
+    assert r"ann\x1b[31m" in shown.out
+
+
+def test_formulas_in_a_csv_for_other_programs_are_named_and_kept(tmp_path, capsys):
+    rows = [{**row, "chosen": f"=1+{n}" if n < 3 else f"{n} is good"}
+            for n, row in enumerate(PAIRS)]
+    path, out = written(tmp_path / "mine.jsonl", rows), tmp_path / "out.csv"
+    check.check(str(path), write=str(out), form="trl")
+    assert "3 texts begin as a formula does" in capsys.readouterr().out
+    assert "=1+2" in out.read_text() and "'=1" not in out.read_text()
+    check.check(str(path), write=str(tmp_path / "out.jsonl"), form="trl")
+    assert "as a formula does" not in capsys.readouterr().out

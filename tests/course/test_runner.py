@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -218,6 +219,10 @@ def test_bounds_are_comparisons_of_metrics():
     assert expected.margin("a < b", metrics) == -1 and expected.margin("b < a", metrics) == 1
     with pytest.raises(UserError, match="lost not recorded"):
         expected.margin("lost > 0", metrics)
+    assert expected.check("a / (b - b) > 1", metrics) == (False, "nan > 1")
+    assert not expected.check("a / (b - b) < 1", metrics)[0]
+    with pytest.raises(UserError, match="divides by 0"):
+        expected.margin("a / 0 > 1", metrics)
     for text in ("a", "a <", "a < b < 3", "__import__('os') == 1", "a.real > 1"):
         with pytest.raises(UserError):
             expected.check(text, metrics)
@@ -235,6 +240,10 @@ def command(*arguments, cwd=ROOT, **env):
     ["run", "--set", "ppo.nothing=1"],
     ["run", "--set", "data.reviews"],
     ["run", "--seed", "x"],
+    ["run", "--seed", str(2**64)],
+    ["run", "--set", "sft.epochs=.nan"],
+    ["run", "--out", "/etc/passwd"],
+    ["run", "--set", "data.reviews=\x1b[31m"],
     ["fly"],
     ["bench", "nothing"],
 ])
@@ -243,7 +252,7 @@ def test_the_command_line_refuses_in_one_sentence(notebook_tree, arguments):
     before = set((ROOT / "runs").rglob("*")) if (ROOT / "runs").exists() else set()
     done = command(*arguments)
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
     assert (set((ROOT / "runs").rglob("*")) if (ROOT / "runs").exists() else set()) == before
@@ -320,3 +329,41 @@ def test_rows_added_at_the_same_time_are_all_there(out):
             for who in "ab"]
     assert [run.wait() for run in runs] == [0, 0]
     assert len(summary_of(out)["notebooks"]) == 50
+
+
+def unused_pid():
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    return gone.pid
+
+
+def test_what_killed_runs_left_is_removed_and_what_runs_is_left_alone(notebook_tree, out):
+    notebook_tree("01_first", RECORD)
+    runs = out / "runs" / "embedded"
+    runs.mkdir(parents=True)
+    names = [f"summary.{unused_pid()}.part", f".01_first.metrics.{unused_pid()}.part"]
+    others = [f"summary.{os.getppid()}.part", "mine.part", "notes.7.txt"]
+    for name in (*names, *others):
+        (runs / name).write_text("{}")
+    assert start([], out) == 0
+    there = {path.name for path in runs.iterdir()}
+    assert not there & set(names) and there >= set(others)
+    assert not [name for name in there - set(others) if name.endswith(".part")]
+
+
+@pytest.mark.parametrize(("code", "advice"), [
+    ("raise MemoryError", "Memory ran out.*doctor"),
+    ("import numpy; numpy.empty(10**17)", "Memory ran out.*doctor"),
+    ("import torch; torch.empty(10**15)", "Memory ran out.*doctor"),
+    ("import os; os._exit(1)", "Memory ran out.*doctor"),
+    ("open('/dev/full', 'w').write('x' * 10**6)", "The disk is full.*--out"),
+    ("1 / 0", None),
+])
+def test_a_cell_that_failed_for_want_of_memory_or_disk_says_what_helps(
+        notebook_tree, out, capsys, code, advice):
+    if "/dev/full" in code and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full (Linux)")
+    notebook_tree("01_first", code)
+    assert start([], out) == 1
+    said = capsys.readouterr().err
+    assert re.search(advice, said, re.DOTALL) if advice else not re.search("ran out|is full", said)

@@ -26,7 +26,7 @@ def tokenizer():
     ("patience", 0, "must be positive"),
     ("gradient_accumulation", 1.5, "whole number"),
     ("margin_from_scores", "yes", "true or false"),
-    ("report_to", "", "must be a text"),
+    ("report_to", "", "must be one of none"),
 ])
 def test_settings_of_the_training_refuse_what_cannot_be_meant(key, value, words):
     with pytest.raises(UserError, match=f"reward.{key}.* {words}"):
