@@ -93,6 +93,19 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--out", metavar="DIR", help="write runs/ and artifacts/ there")
 
+    chat = command("chat", "talk to a model that a notebook has made")
+    export = command("export", "copy a model to a folder that transformers loads, with its card")
+    export.add_argument("stage", metavar="STAGE", help="such as ppo")
+    export.add_argument("folder", metavar="FOLDER")
+    chat.add_argument("stage", nargs="?", metavar="STAGE", help="ppo when it is there, else sft")
+    chat.add_argument("--annotator", default="me", help="the name your thumbs are stored under")
+    chat.add_argument("--raw", action="store_true", help="show what the detectors find broken too")
+    for sub in (chat, export):
+        sub.add_argument("--profile", default="embedded")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                         help="override a setting, such as ppo.temperature=1; may be repeated")
+        sub.add_argument("--out", metavar="DIR", help="where runs/ and artifacts/ are")
+
     for name, text in (
             ("test", "run the tests (not the notebooks)"),
             ("test-slow", "run the tests that make the world anew or train for minutes")):
@@ -158,6 +171,29 @@ def _run(arguments) -> int:
 
 def _course(arguments) -> int:
     return _runner(arguments, "full", None, enforce=True)
+
+
+def _settings(arguments):
+    from helpers.course import runner
+    from helpers.profiles import load_profile
+
+    overrides = runner.parse_assignments(arguments.settings)
+    if arguments.out is not None:
+        overrides["out"] = arguments.out
+    return load_profile(arguments.profile, overrides)
+
+
+def _chat(arguments) -> int:
+    from helpers.course import chat
+
+    return chat.main(_settings(arguments), arguments.stage, arguments.annotator, not arguments.raw)
+
+
+def _export(arguments) -> int:
+    from helpers.course import export
+
+    print(export.export(_settings(arguments), arguments.stage, arguments.folder))
+    return 0
 
 
 def _script(arguments) -> int:
