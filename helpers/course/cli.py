@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from helpers.course import environment
@@ -93,6 +94,14 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--out", metavar="DIR", help="write runs/ and artifacts/ there")
 
+    label = command("label", "compare pairs of responses in a browser")
+    label.add_argument("source", metavar="FILE", help="pairs, in any form the course reads")
+    label.add_argument("--gold", metavar="FILE", help="pairs with known answers, to test raters")
+    label.add_argument("--store", metavar="FILE",
+                       help="where answers go; runs/labels/<name of FILE>.jsonl when not given")
+    label.add_argument("--host", default="127.0.0.1",
+                       help="another address than this computer alone; a token is asked for then")
+    label.add_argument("--port", type=int, default=8765)
     chat = command("chat", "talk to a model that a notebook has made")
     export = command("export", "copy a model to a folder that transformers loads, with its card")
     export.add_argument("stage", metavar="STAGE", help="such as ppo")
@@ -181,6 +190,18 @@ def _settings(arguments):
     if arguments.out is not None:
         overrides["out"] = arguments.out
     return load_profile(arguments.profile, overrides)
+
+
+def _label(arguments) -> int:
+    from helpers.course.label import queue, server
+    from helpers.feedback import RatingStore
+
+    source = Path(arguments.source)
+    store = RatingStore(arguments.store or ROOT / "runs" / "labels" / f"{source.stem}.jsonl")
+    gold = queue.read_items(arguments.gold, gold=True) if arguments.gold else ()
+    waiting = queue.Queue(queue.read_items(source), store, gold)
+    print(f"{len(waiting.items)} pairs; answers go to {store.path}")
+    return server.serve(waiting, arguments.host, arguments.port)
 
 
 def _chat(arguments) -> int:

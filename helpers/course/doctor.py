@@ -24,6 +24,7 @@ OPTIONAL = {
     "playwright": "the tests of the rating widgets in a browser need it",
     "tensorboard": "training curves are not logged without it",
     "jupyterlab": "`make lab` needs it",
+    "tornado": "`python -m helpers label` needs it",
     "nbval": "`make regress` needs it",
     "pytest": "`make test` needs it",
     "pytest-xdist": "`make test` shares the tests among the cores with it",
