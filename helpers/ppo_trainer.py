@@ -117,8 +117,11 @@ class PPOConfig:
 
     @classmethod
     def from_settings(cls, settings: Any, **changes: Any) -> PPOConfig:
-        """The `ppo:` section of a profile, its seed and precision, and `changes` on top."""
-        known = {f.name for f in fields(cls)}
+        """The `ppo:` section of a profile, its seed and precision, and `changes` on top.
+
+        `checkpoint_every` stays None unless it is given: only a run with a folder can keep any.
+        """
+        known = {f.name for f in fields(cls)} - {"checkpoint_every"}
         values = {k: v for k, v in settings.ppo.as_dict().items() if k in known}
         precision = "bfloat16" if mixed_precision(settings) else "float32"
         own = {"seed": settings.seed, "precision": precision,

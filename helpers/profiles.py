@@ -215,6 +215,7 @@ class Sft(Section):
     learning_rate: Rate
     warmup_share: Share
     max_length: Count
+    checkpoint_every: Count | None
     eval_rows: Count
 
 
@@ -259,6 +260,7 @@ class Ppo(Section):
     max_grad_norm: Limit
     missing_eos_penalty: NonNegative
     whiten_rewards: StrictBool
+    checkpoint_every: Count | None
     eval_prompts: Count
 
     @model_validator(mode="after")

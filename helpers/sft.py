@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from helpers.engine.checkpoints import newest_of_trainer
 from helpers.engine.heads import next_logits
 from helpers.engine.place import (
     backbone,
@@ -128,6 +130,7 @@ def short_rows(
 def train_sft(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Sequence[dict[str, Any]],
     settings: Settings, *, seed: int = 0, callbacks: Sequence[Any] = (),
+    checkpoints: str | Path | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tune in place with TRL's SFTTrainer on rows with `prompt` and `response`.
 
@@ -135,6 +138,10 @@ def train_sft(
     loaded with `trains=True` under `models.lora`. TRL computes the loss of response tokens only,
     256 at a time, so that logits are never there whole. `sft.batch_size` counts the rows of all
     processes together.
+
+    Args:
+        checkpoints: a folder for one checkpoint every `sft.checkpoint_every` steps; where one is
+            there already, training goes on from it and ends as if it had never stopped.
 
     Returns:
         the trainer's log, one row per logged step with `step` and `loss` (nats per token).
@@ -151,15 +158,18 @@ def train_sft(
     rows = Dataset.from_list([_tokens(tokenizer, r) for r in train])
     section = settings.sft
     steps = max(1, section.epochs * len(rows) // section.batch_size)
+    every = section.checkpoint_every if checkpoints else None
     with tempfile.TemporaryDirectory() as folder:
+        place = str(checkpoints if every else folder)
         config = SFTConfig(
-            output_dir=folder, seed=seed, data_seed=seed, num_train_epochs=section.epochs,
+            output_dir=place, seed=seed, data_seed=seed, num_train_epochs=section.epochs,
             per_device_train_batch_size=share_of_batch(section.batch_size, "sft.batch_size"),
             learning_rate=section.learning_rate,
             lr_scheduler_type="cosine", warmup_steps=round(section.warmup_share * steps),
             weight_decay=0.0, max_length=None, packing=False, completion_only_loss=True,
             train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 30),
-            save_strategy="no", report_to="none", disable_tqdm=True, activation_checkpointing=False,
+            save_strategy="steps" if every else "no", save_steps=every or 1, save_total_limit=1,
+            report_to="none", disable_tqdm=True, activation_checkpointing=False,
             bf16=bf16,
             use_cpu=next(model.parameters()).device.type == "cpu", dataloader_pin_memory=False,
             eos_token=cast(str, tokenizer.eos_token))
@@ -169,7 +179,8 @@ def train_sft(
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        last = newest_of_trainer(place)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     without_wrappers(model).eval()
     return [{"step": r["step"], "loss": r["loss"]} for r in trainer.state.log_history
             if "loss" in r]

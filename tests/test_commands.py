@@ -68,12 +68,16 @@ LISTED = {
     "python -m helpers refresh NN": ("small", ""),
     "python -m helpers refresh --stored": ("parse", "takes the outputs of a make course"),
     "python -m helpers bench control ppo": ("parse", "takes many minutes, overwrites results"),
+    "python -m helpers script 04 --profile gpt2 > 04.py":
+        ("parse", "tests/course/ writes such a script and runs it on two processes"),
+    "accelerate launch --config_file launch/ddp.yaml --num_processes 4 04.py":
+        ("parse", "needs four processes of a GPU each"),
+    "python -m helpers label my/pairs.jsonl": ("parse", "a server that does not end; its tests do"),
+    "python -m helpers chat": ("parse", "waits for a person; its tests speak to it"),
+    "python -m helpers export ppo my-model": ("parse", "needs a trained stage; its tests make one"),
     "python -m tests.faults": ("parse", "takes half an hour; its results are stored"),
     "python -m pip install --no-deps --group real": ("parse", "needs the network"),
     "pip install lm_eval": ("parse", "needs the network"),
-    '%pip install -q --upgrade-strategy only-if-needed -e ".[qlora]" trl==1.12.0':
-        ("parse", "for Colab"),
-    "%cd rlhf-notebooks": ("parse", "for Colab"),
     "python benchmarks/real_text.py --data FOLDER": ("parse", "takes an hour; results are stored"),
     "python benchmarks/reward_curves.py": ("parse", "takes an hour; its results are stored"),
     "python -m benchmarks.real_model folder FOLDER": ("parse", "needs packages of `real`"),
@@ -150,7 +154,9 @@ def test_the_words_of_a_command_are_known(command):
         assert recipe and set(variables) <= {"PROFILE", "PYTHON"}
         know_helpers(recipe[1].replace("$(PROFILE)", variables.get("PROFILE", "embedded")).split())
     elif words[:3] == ["python", "-m", "helpers"]:
-        know_helpers(words[3:])
+        know_helpers(words[3:words.index(">")] if ">" in words else words[3:])
+    elif words[0] == "accelerate":
+        assert (ROOT / words[words.index("--config_file") + 1]).is_file()
     elif words[0] in ("pip", "%pip") or words[:3] == ["python", "-m", "pip"]:
         know_packages(words[words.index("install") + 1:])
     elif words[0] == "python":
@@ -159,7 +165,7 @@ def test_the_words_of_a_command_are_known(command):
         for word in words[2:]:
             assert not word.startswith("--") or f'"{word}"' in source, (word, module)
     else:
-        assert words[0] in TOOLS or command == "%cd rlhf-notebooks"
+        assert words[0] in TOOLS
 
 
 def know_helpers(words: list[str]) -> None:

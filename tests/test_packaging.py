@@ -74,14 +74,6 @@ def test_conda_reads_the_same_pins():
     assert environment["name"] == PROJECT["name"] == "rlhf-notebooks"
 
 
-def test_the_line_for_colab_installs_what_every_profile_needs():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    extras = re.search(r"%pip install .*-e \"\.\[([\w,]+)\]\"", readme)[1].split(",")
-    installed = PROJECT["dependencies"] + sum(
-        (PROJECT["optional-dependencies"][extra] for extra in extras), [])
-    assert any(spec.startswith("bitsandbytes") for spec in installed)
-
-
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_hub_id_of_a_profile_stands_with_its_licence_in_the_readme(profile):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

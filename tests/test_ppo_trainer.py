@@ -26,6 +26,7 @@ from helpers.ppo_trainer import (
     step_seed,
     sum_of,
 )
+from helpers.profiles import load_profile
 
 PROMPTS = [f"w{i % 30} " + " ".join(f"w{(i * j) % 30}" for j in range(i % 5)) for i in range(23)]
 
@@ -518,6 +519,13 @@ def test_measures_are_masked_by_the_length_of_each_response(tokenizer):
 
 
 # ---------------------------------------------------------------------------- stop and resume
+
+
+def test_a_profile_that_keeps_checkpoints_asks_no_folder_of_every_trainer():
+    settings = load_profile("gpt2")
+    assert settings.ppo.checkpoint_every == 10
+    assert PPOConfig.from_settings(settings).checkpoint_every is None
+    assert PPOConfig.from_settings(settings, checkpoint_every=7).checkpoint_every == 7
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])

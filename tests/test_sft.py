@@ -1,5 +1,7 @@
 """Supervised fine-tuning: the mask, the loss, and that training moves what it should."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,63 @@ def test_a_text_begins_as_the_tokenizer_begins_it_once(family):
     if starts:  # a prompt that spells it out has it once as well
         spelt, _ = sft.encode_example(tokenizer, tokenizer.bos_token + prompt, answer)
         assert spelt.count(tokenizer.bos_token_id) == 1
+
+
+class Killed(Exception):
+    pass
+
+
+def stop_at(step):
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == step:
+                raise Killed
+
+    return Stop()
+
+
+def test_a_fine_tuning_that_was_cut_off_goes_on_to_the_same_weights(base, tmp_path):
+    first, tokenizer = base
+    settings = load_profile("embedded", {
+        "sft.batch_size": 8, "sft.epochs": 1, "sft.checkpoint_every": 3, "mixed_precision": "none"})
+
+    def train(folder, *callbacks):
+        model = copy.deepcopy(first)
+        log = sft.train_sft(model, tokenizer, ROWS, settings, checkpoints=folder,
+                            callbacks=callbacks)
+        return model, log
+
+    whole, log = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", stop_at(7))
+    [kept] = (tmp_path / "cut").glob("checkpoint-*")
+    assert kept.name == "checkpoint-6"
+    half = kept.with_name("checkpoint-9")  # what a kill in the middle of saving leaves
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"cut")
+    seen = []
+    resumed, again = train(tmp_path / "cut", counting(seen))
+    assert seen[0] == 6 and len(seen) == len(log) - 6  # every step is logged here
+    assert again == log
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def counting(seen):
+    from transformers import TrainerCallback
+
+    class Count(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            seen.append(state.global_step)
+
+    return Count()
+
+
+def test_without_the_setting_or_a_folder_nothing_is_kept(base, tmp_path):
+    first, tokenizer = base
+    for settings, folder in (({}, tmp_path / "a"), ({"sft.checkpoint_every": 1}, None)):
+        sft.train_sft(copy.deepcopy(first), tokenizer, ROWS[:16], load_profile(
+            "embedded", {"sft.batch_size": 8, **settings}), checkpoints=folder)
+    assert not [*tmp_path.iterdir()]

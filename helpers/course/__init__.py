@@ -2,8 +2,8 @@
 
 A notebook says `from helpers import course` and then uses `course.start`, `course.versions`,
 `course.pipeline`, `course.record`, `course.verdict`, `course.text_warning`, `course.benchmark`,
-`course.write_report`, `course.require` and `course.save_stage`. They are read on first use,
-because the command line has to start on a Python that has nothing installed.
+`course.write_report`, `course.require`, `course.unfinished` and `course.save_stage`. They are read
+on first use, because the command line has to start on a Python that has nothing installed.
 """
 
 import importlib
@@ -20,6 +20,7 @@ _API = {
     "require": "course.stages",
     "save_stage": "engine.artifacts",
     "stage_info": "engine.artifacts",
+    "unfinished": "engine.artifacts",
 }
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from helpers.course import environment
@@ -81,7 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     run = command("run", "run some notebooks, or all")
     run.add_argument("--phase", help="sft, reward, ppo, eval or full")
     run.add_argument("--notebooks", metavar="NN,NN", help="numbers, such as 04,05")
-    for sub in (course, run):
+    script = command("script", "print a notebook as a script, for several processes")
+    script.add_argument("number", metavar="NN", help="such as 04")
+    for sub in (course, run, script):
         sub.add_argument("--profile", default="embedded",
                          help="embedded, smollm2, gpt2, a100 or a YAML file")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -90,6 +93,27 @@ def build_parser() -> argparse.ArgumentParser:
                          help="set a notebook's own parameter; may be repeated")
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--out", metavar="DIR", help="write runs/ and artifacts/ there")
+
+    label = command("label", "compare pairs of responses in a browser")
+    label.add_argument("source", metavar="FILE", help="pairs, in any form the course reads")
+    label.add_argument("--gold", metavar="FILE", help="pairs with known answers, to test raters")
+    label.add_argument("--store", metavar="FILE",
+                       help="where answers go; runs/labels/<name of FILE>.jsonl when not given")
+    label.add_argument("--host", default="127.0.0.1",
+                       help="another address than this computer alone; a token is asked for then")
+    label.add_argument("--port", type=int, default=8765)
+    chat = command("chat", "talk to a model that a notebook has made")
+    export = command("export", "copy a model to a folder that transformers loads, with its card")
+    export.add_argument("stage", metavar="STAGE", help="such as ppo")
+    export.add_argument("folder", metavar="FOLDER")
+    chat.add_argument("stage", nargs="?", metavar="STAGE", help="ppo when it is there, else sft")
+    chat.add_argument("--annotator", default="me", help="the name your thumbs are stored under")
+    chat.add_argument("--raw", action="store_true", help="show what the detectors find broken too")
+    for sub in (chat, export):
+        sub.add_argument("--profile", default="embedded")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                         help="override a setting, such as ppo.temperature=1; may be repeated")
+        sub.add_argument("--out", metavar="DIR", help="where runs/ and artifacts/ are")
 
     for name, text in (
             ("test", "run the tests (not the notebooks)"),
@@ -159,6 +183,54 @@ def _run(arguments) -> int:
 
 def _course(arguments) -> int:
     return _runner(arguments, "full", None, enforce=True)
+
+
+def _settings(arguments):
+    from helpers.course import runner
+    from helpers.profiles import load_profile
+
+    overrides = runner.parse_assignments(arguments.settings)
+    if arguments.out is not None:
+        overrides["out"] = arguments.out
+    return load_profile(arguments.profile, overrides)
+
+
+def _label(arguments) -> int:
+    from helpers.course.label import queue, server
+    from helpers.feedback import RatingStore
+
+    source = Path(arguments.source)
+    store = RatingStore(arguments.store or ROOT / "runs" / "labels" / f"{source.stem}.jsonl")
+    gold = queue.read_items(arguments.gold, gold=True) if arguments.gold else ()
+    waiting = queue.Queue(queue.read_items(source), store, gold)
+    print(f"{len(waiting.items)} pairs; answers go to {store.path}")
+    return server.serve(waiting, arguments.host, arguments.port)
+
+
+def _chat(arguments) -> int:
+    from helpers.course import chat
+
+    return chat.main(_settings(arguments), arguments.stage, arguments.annotator, not arguments.raw)
+
+
+def _export(arguments) -> int:
+    from helpers.course import export
+
+    print(export.export(_settings(arguments), arguments.stage, arguments.folder))
+    return 0
+
+
+def _script(arguments) -> int:
+    from helpers.course import execute, runner
+    from helpers.course import script as scripts
+
+    overrides = runner.parse_assignments(arguments.settings)
+    if arguments.out is not None:
+        overrides["out"] = arguments.out
+    print(scripts.script(execute.find_notebook(arguments.number), {
+        "profile": arguments.profile, "overrides": overrides, "seed": arguments.seed,
+        **runner.parse_assignments(arguments.parameter, "--parameter")}), end="")
+    return 0
 
 
 def _runner(arguments, phase, numbers, enforce) -> int:

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +24,7 @@ OPTIONAL = {
     "playwright": "the tests of the rating widgets in a browser need it",
     "tensorboard": "training curves are not logged without it",
     "jupyterlab": "`make lab` needs it",
+    "tornado": "`python -m helpers label` needs it",
     "nbval": "`make regress` needs it",
     "pytest": "`make test` needs it",
     "pytest-xdist": "`make test` shares the tests among the cores with it",
@@ -80,13 +82,19 @@ def pins(path: Path = ROOT / "requirements.txt") -> dict[str, str]:
     return found
 
 
-def ranges(path: Path = ROOT / "pyproject.toml") -> dict[str, str]:
-    """The version ranges that the course accepts, by package name."""
+def ranges(path: Path = ROOT / "pyproject.toml",
+           extras: Sequence[str] | None = None) -> dict[str, str]:
+    """The version ranges that the course accepts, by package name.
+
+    Args:
+        extras: the groups of optional packages that are meant too; None: all of them.
+    """
     import tomllib
 
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-    groups = project.get("optional-dependencies", {}).values()
-    specs = [*project["dependencies"], *(spec for group in groups for spec in group)]
+    groups = project.get("optional-dependencies", {})
+    specs = [*project["dependencies"], *(spec for name, group in groups.items()
+                                         if extras is None or name in extras for spec in group)]
     parts = [re.match(r"([A-Za-z0-9_.-]+)\s*(.*)", spec) for spec in specs]
     return {m[1]: m[2].replace(" ", "") for m in parts if m}
 

@@ -46,7 +46,7 @@ BASES = ("base", "classifier")  # made by a function, where they are made at all
 NOT_MADE_OF = {
     "*": ("data.root", "*.eval_rows", "*.eval_pairs", "*.eval_prompts", "*.report_to",
           "ppo_trl.best_of", "ppo_trl.scratch.*", "models.gradient_checkpointing",
-          "models.candidates"),
+          "models.candidates", "*.checkpoint_every"),
     "base": ("models.scratch.classifier_*",),
     "sft": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy",
             "models.reward_base"),
@@ -110,6 +110,29 @@ def save_stage(
     return place.once(lambda: _write(stage, settings, model, tokenizer, metrics, parents))
 
 
+def unfinished(stage: str, settings: Settings, parents: Sequence[str] = ()) -> Path:
+    """Where a training that is to become `stage` keeps what it needs to go on after a stop.
+
+    The folder belongs to these settings, these parents and this code: with others training begins
+    anew, in another folder. `save_stage` removes all of a stage's. Under `embedded`, where training
+    takes minutes, it begins anew every time.
+    """
+    from helpers.engine import place
+
+    check_name(stage)
+    made_of = [fingerprint(stage, settings), code_digests(stage),
+               {name: stage_hash(name, settings) for name in parents}]
+    text = json.dumps(made_of, sort_keys=True)
+    folder = _unfinished(stage, settings) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if settings.name == "embedded":
+        place.once(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return folder
+
+
+def _unfinished(stage: str, settings: Settings) -> Path:
+    return Path(settings.artifacts) / "unfinished" / stage
+
+
 def _write(
     stage: str, settings: Settings, model: Any, tokenizer: Any, metrics: dict[str, float] | None,
     parents: Sequence[str],
@@ -141,6 +164,7 @@ def _write(
         }
         text = json.dumps(info, indent=2, default=float) + "\n"
         (folder / "stage.json").write_text(text, encoding="utf-8")
+    shutil.rmtree(_unfinished(stage, settings), ignore_errors=True)
     return target
 
 

@@ -30,6 +30,12 @@ def newest(folder: Path | None) -> Path | None:
     return max(folder.glob("update-*[0-9]"), default=None)
 
 
+def newest_of_trainer(folder: str | Path) -> Path | None:
+    """The newest checkpoint of transformers' `Trainer` in a folder that was written to its end."""
+    whole = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
 def write(folder: Path, step: int, tensors: Mapping[str, torch.Tensor],
           optimiser: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Write a checkpoint and remove the one before it.

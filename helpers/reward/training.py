@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
+from helpers.engine.checkpoints import newest_of_trainer
 from helpers.engine.kinds import PairText
 from helpers.engine.place import (
     inner_model,
@@ -207,8 +208,8 @@ def train_reward_model(
         share_prompts=share_prompts,
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoints = list(Path(folder).glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=True if resume and checkpoints else None)
+    last = newest_of_trainer(folder) if resume else None
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     without_wrappers(model).eval()
     pairs_per_step = config.batch_size * config.gradient_accumulation
     return _history(trainer.state.log_history, pairs_per_step, round(len(train) * config.epochs))

@@ -52,6 +52,7 @@ def test_only_settings_that_made_a_stage_make_it_stale(settings):
     artifacts.save_stage("sft", settings(), Weights())
     assert artifacts.stale("sft", settings()) is None
     for harmless in ({"ppo__kl_coef": 0.5}, {"sft__eval_rows": 7}, {"threads": 1},
+                     {"sft__checkpoint_every": 3},
                      {"models__classifier": "scratch"}, {"evaluation__prompts": 3},
                      {"models__scratch__n_layer": 2}):
         assert artifacts.stale("sft", settings(**harmless)) is None, harmless
@@ -130,6 +131,19 @@ def test_a_torn_stage_file_counts_as_missing(settings):
     folder = artifacts.save_stage("sft", settings(), Weights())
     (folder / "stage.json").write_text('{"stage": "sf')
     assert artifacts.stale("sft", settings()) == "does not exist yet"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "config.json", "x.safetensors"])
+def test_another_file_that_loading_reads_is_another_stage(tmp_path, name):
+    """Of the same weights with another tokenizer, what builds on them would not be the same."""
+    (tmp_path / "model.safetensors").write_text("weights")
+    (tmp_path / name).write_text("one")
+    before = artifacts.folder_hash(tmp_path)
+    (tmp_path / name).write_text("two")
+    after = artifacts.folder_hash(tmp_path)
+    assert after != before
+    (tmp_path / "README.md").write_text("a note")
+    assert artifacts.folder_hash(tmp_path) == after
 
 
 def test_unknown_stages_are_refused(settings):
@@ -520,3 +534,35 @@ def test_an_old_folder_in_the_way_does_not_stop_every_later_save(settings):
         (left / "file").write_text("left")
     artifacts.save_stage("sft", settings(), Model("new"))
     assert "new" in (folder / "config.json").read_text()
+
+
+def of_a_reader(settings):
+    """The same settings under a name of the reader's own, where training may take hours."""
+    own = settings.model_copy() if hasattr(settings, "model_copy") else settings
+    object.__setattr__(own, "name", "mine")
+    return own
+
+
+def test_an_unfinished_training_is_found_again_by_the_same_settings_parents_and_code(
+        settings, monkeypatch):
+    own = of_a_reader(settings())
+    artifacts.save_stage("sft", own, Weights())
+    folder = artifacts.unfinished("ppo", own, ["sft"])
+    folder.mkdir(parents=True)
+    assert artifacts.unfinished("ppo", own, ["sft"]) == folder and folder.is_dir()
+    others = [artifacts.unfinished("ppo", of_a_reader(settings(ppo__kl_coef=0.5)), ["sft"]),
+              artifacts.unfinished("reward_model", own, ["sft"])]
+    artifacts.save_stage("sft", own, Weights("trained anew"))
+    others.append(artifacts.unfinished("ppo", own, ["sft"]))
+    monkeypatch.setattr(artifacts, "code_digests", lambda stage: {"ppo": "edited"})
+    others.append(artifacts.unfinished("ppo", own, ["sft"]))
+    assert len({folder, *others}) == 5
+    assert folder.is_dir()  # saving another stage takes nothing away
+    artifacts.save_stage("ppo", own, Weights())
+    assert not folder.exists()
+
+
+def test_the_embedded_course_begins_every_training_anew(settings):
+    folder = artifacts.unfinished("ppo", settings())
+    folder.mkdir(parents=True)
+    assert artifacts.unfinished("ppo", settings()) == folder and not folder.exists()

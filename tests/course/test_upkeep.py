@@ -8,7 +8,7 @@ import yaml
 
 from helpers import profiles
 from helpers.course import execute, runner
-from helpers.course.upkeep import compare, lint, refresh, regress, results, sync
+from helpers.course.upkeep import compare, lint, opening, refresh, regress, results, sync
 from helpers.engine import rows
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -18,6 +18,9 @@ def code(source, count=None, outputs=(), tags=()):
     return {"cell_type": "code", "id": f"c{abs(hash(source)) % 10**6}", "source": [source],
             "metadata": {"tags": list(tags)} if tags else {}, "execution_count": count,
             "outputs": list(outputs)}
+
+
+NO_OPENING = "the first code cell is not tagged opening"  # the test's own notebooks have none
 
 
 def stream(text, name="stdout"):
@@ -37,7 +40,7 @@ def good():
                                     "language": "python"}},
         "cells": [
             {"cell_type": "markdown", "id": "title", "metadata": {}, "source": ["# 01 · Test\n"]},
-            code("import sys", 1),
+            code(opening.cell(opening.address()), 1, tags=["opening"]),
             code('profile = "embedded"\noverrides = {}\nseed = 0', 2, tags=["parameters"]),
             code("print(1)", 3, [stream("1\n")]),
         ],
@@ -62,6 +65,8 @@ def change(cell, **values):
 
 
 BREAKS = {
+    "the first code cell is not tagged opening": change(1, metadata={}),
+    "the first cell or the badge differs": change(1, source=["import sys"]),
     "tag 'parameter' is not one of ours": change(3, metadata={"tags": ["parameter"]}),
     "1 of 3 code cells are not executed": change(3, execution_count=None),
     "metadata compare is": change(3, metadata={"compare": {"numbers": "shapes"}}),
@@ -168,16 +173,6 @@ def test_paths_of_the_web_and_fractions_are_no_absolute_paths(good, problems):
     assert problems(good) == []
 
 
-def test_the_set_up_cell_is_the_same_everywhere(good, tmp_path):
-    other = copy.deepcopy(good)
-    other["cells"][1]["source"] = ["import os"]
-    paths = []
-    for name, content in (("01_a", good), ("02_b", good), ("03_c", other)):
-        paths.append(tmp_path / f"{name}.ipynb")
-        paths[-1].write_text(json.dumps(content))
-    assert [name for name, _ in lint.set_up_problems(paths)] == ["03_c.ipynb"]
-
-
 def test_source_is_read_with_decorators_and_from_classes(tmp_path):
     (tmp_path / "toy.py").write_text(
         "import functools\n\n@functools.cache\ndef f(x):\n    '''Doc.'''\n    return x  # why\n\n\n"
@@ -224,7 +219,7 @@ def test_a_refresh_keeps_results_and_drops_the_run(notebook_tree, capsys):
     assert lint.output_texts(cells[3])[-1] == "2"
     text = path.read_text()
     assert all(word not in text for word in ('papermill', '"stderr"', 'widget-view'))
-    assert lint.notebook_problems(path) == []
+    assert lint.notebook_problems(path) == [NO_OPENING]
     assert cells[0]["metadata"] == {"tags": ["parameters"]}
 
 
@@ -247,7 +242,7 @@ def test_outputs_of_the_last_run_can_be_stored(notebook_tree, tmp_path, monkeypa
         refresh.refresh(["01"], stored=True)
     runner.run([first], overrides={"out": str(tmp_path)})
     assert refresh.refresh(["01"], stored=True) == 0
-    assert lint.notebook_problems(first) == []
+    assert lint.notebook_problems(first) == [NO_OPENING]
     assert lint.output_texts(execute.read_notebook(first)["cells"][2]) == ["1\n"]
     with pytest.raises(UserError, match="02_x.ipynb has not been run"):
         refresh.refresh(["02"], stored=True)

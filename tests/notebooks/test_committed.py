@@ -20,10 +20,6 @@ def test_a_stored_notebook_is_clean(path):
     assert regress.unexecuted(execute.read_notebook(path)) is None
 
 
-def test_all_set_up_cells_are_one():
-    assert lint.set_up_problems(NOTEBOOKS) == []
-
-
 @pytest.mark.parametrize("stem", list(expected.read()))
 def test_bounds_name_notebooks_and_metrics_that_exist(stem):
     path = execute.find_notebook(stem)

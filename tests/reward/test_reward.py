@@ -409,6 +409,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tokenizer, tmp_path):
     whole, _ = train_scorer(tokenizer, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train_scorer(tokenizer, tmp_path / "killed", callbacks=[Kill()])
+    (tmp_path / "killed" / "checkpoint-99").mkdir()  # killed while it was being written
     resumed, _ = train_scorer(tokenizer, tmp_path / "killed", model=make_scorer(tokenizer, seed=5),
                        resume=True)
     for name, weight in whole.state_dict().items():

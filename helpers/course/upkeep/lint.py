@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from helpers.course import execute
-from helpers.course.upkeep import compare, prose, sync
+from helpers.course.upkeep import compare, opening, prose, sync
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
 TAGS = {"parameters", "hide-input", "exercise", "solution",
-        "long"}
+        "long", opening.TAG}
 MAX_LINES = 25
 MAX_BYTES = 2_000_000
 PATHS = re.compile(
@@ -30,7 +30,6 @@ def lint() -> int:
     """Print what is wrong with notebooks, workflows and code; 0 when nothing is."""
     paths = list(execute.notebooks().values())
     problems = [f"{path.name}: {text}" for path in paths for text in notebook_problems(path)]
-    problems += [f"{name}: {text}" for name, text in set_up_problems(paths)]
     problems += [f"{path.relative_to(ROOT).as_posix()}: {text}"
                  for path in (*sorted(ROOT.glob("*.md")), ROOT / "data" / "README.md")
                  for text in text_problems(path.read_text(encoding="utf-8"), path.parent)]
@@ -141,6 +140,12 @@ def _whole(path: Path, content: dict[str, Any]) -> list[str]:
     if not (cells and cells[0]["cell_type"] == "markdown"
             and title.startswith(f"# {path.name[:2]} · ")):
         problems.append(f"the first cell is not the title `# {path.name[:2]} · …`")
+    where, code = opening.address(), [c for c in cells if c["cell_type"] == "code"]
+    if not code or opening.TAG not in code[0]["metadata"].get("tags", []):
+        problems.append(f"the first code cell is not tagged {opening.TAG}")
+    elif ("".join(code[0]["source"]) != opening.cell(where)
+          or opening.with_badge(title, where, path.name) != title):
+        problems.append("the first cell or the badge differs; use `python -m helpers sync`")
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         problems.append(f"{len(tagged)} cells are tagged parameters; there must be one")
@@ -191,16 +196,3 @@ def output_texts(cell: dict[str, Any]) -> list[str]:
             if not kind.startswith("image/png") and isinstance(value, str | list):
                 texts.append("".join(value))
     return texts
-
-
-def set_up_problems(paths: list[Path]) -> list[tuple[str, str]]:
-    """Notebooks whose first code cell is not the set-up cell that the others have."""
-    first = {}
-    for path in paths:
-        cells = execute.read_notebook(path)["cells"]
-        code = [c for c in cells if c["cell_type"] == "code"]
-        first[path.name] = "".join(code[0]["source"]).strip() if code else ""
-    texts = list(first.values())
-    common = max(set(texts), key=texts.count, default="")
-    return [(name, "the first code cell is not the set-up cell of the other notebooks")
-            for name, text in first.items() if text != common]

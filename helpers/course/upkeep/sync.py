@@ -1,5 +1,5 @@
-"""One truth for what is shown twice: cells tagged `source:…` hold the helper's own source, and the
-README and notebook 04 the table of forms that rows may have."""
+"""One truth for what is shown twice: cells tagged `source:…` hold the helper's own source, the
+README and notebook 04 the table of forms that rows may have, every notebook the same first cell."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.course import execute
+from helpers.course.upkeep import opening
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
@@ -100,12 +101,32 @@ def sync() -> int:
         for cell in tables:
             cell["source"] = with_forms("".join(cell["source"])).splitlines(keepends=True)
             print(f"{path.name}: the table of forms brought up to date")
-        if stale or tables:
+        opened = _open(path, content)
+        if stale or tables or opened:
             write_notebook(path, content)
-        changed += len(stale) + len(tables)
+        changed += len(stale) + len(tables) + opened
     if not changed:
         print("All shown sources equal their helpers.")
     return 0
+
+
+def _open(path: Path, content: dict[str, Any]) -> int:
+    """Bring the badge and the first cell up to date; returns how many of the two were not."""
+    where, changed = opening.address(), 0
+    for cell in content["cells"]:
+        text = "".join(cell["source"])
+        if cell is content["cells"][0]:
+            wanted = opening.with_badge(text, where, path.name)
+        elif opening.TAG in cell.get("metadata", {}).get("tags", []):
+            wanted = opening.cell(where)
+        else:
+            continue
+        if text != wanted:
+            cell["source"] = wanted.splitlines(keepends=True)
+            what = "the badge" if cell["cell_type"] == "markdown" else "the first cell"
+            print(f"{path.name}: {what} brought up to date")
+            changed += 1
+    return changed
 
 
 def write_notebook(path: Path, content: dict[str, Any]) -> None:
