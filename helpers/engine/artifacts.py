@@ -210,6 +210,7 @@ def _replace(folder: Path, target: Path) -> None:
                 old.rename(target)
             if error.errno not in taken or attempt == 49 or not folder.exists():
                 raise
+            shutil.rmtree(old, ignore_errors=True)  # another's stage stands there by now
             time.sleep(0.01 * (1 + attempt % 5))  # another's rename came between the two
         else:
             shutil.rmtree(old, ignore_errors=True)
