@@ -38,7 +38,7 @@ from helpers.ppo_trainer import PPO, PPOConfig
 SECOND = ROOT / "runs" / "checkpoints" / "second_judge.safetensors"
 SECOND_PAIRS, JUDGED_PAIRS = 3000, 1000  # of the test split, to train on and to measure on
 DRAWS = 16
-FREE_UPDATES = 28
+FREE_UPDATES = 20
 EVERY = 2  # updates between two checkpoints
 PARTS = ("judge", "best_of_n", "kl_0", "free_0", "kl_1")
 
