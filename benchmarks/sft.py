@@ -1,9 +1,9 @@
 """Fine-tuning on the demonstrations: speed of five ways to run it, and what changes the result.
 
-    python benchmarks/sft.py [--only speed rate epochs data lora masks] [--threads 2] [--anew]
+    python benchmarks/sft.py [--only speed rate epochs data lora masks] [--most 1] [--anew]
 
-Needs no stage. Each part takes some minutes; a part that is stored is not run again unless
-`--anew`.
+Needs no stage. A run takes a minute or less and is stored at once; what is stored is not run again
+unless `--anew`, and `--most` stops after so many.
 
 `speed`: the loop of notebook 03 as it stands in its cell, `SFTTrainer` as TRL sets it, `SFTTrainer`
 with rows grouped by length (the course's `train_sft`), packed by TRL, and a short loop over packed
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import json
 import resource
 import sys
 import tempfile
@@ -54,12 +55,11 @@ from helpers.paths import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "03_supervised_fine_tuning.ipynb"
 ROWS = 2000  # of the training rows, half of what the notebook takes
-SPEED_ROWS, ROUNDS = 480, 3
+SPEED_ROWS, ROUNDS = 256, 2
 PACK = 256  # tokens of one of TRL's packs
-HELD_OUT, WATCHED, ANSWERS = 250, 200, 128  # rows of held-out loss, of training loss, answers
+HELD_OUT, WATCHED, ANSWERS = 250, 100, 128  # rows of held-out loss, of training loss, answers
 MOMENTS = 5
-RATES, SEEDS = (3e-4, 1e-3, 3e-3), (0, 1)
-LORA_RATES = (1e-3, 5e-3)
+FEW = 200  # rows that are read many times
 
 
 class Job:
@@ -284,115 +284,109 @@ def trained(job: Job, part: str, name: str, rows: list[dict], epochs: int, every
             "on_train": watch.curve[-1][2], "cpu_seconds": round(used, 1), "curve": watch.curve}
 
 
-def rate(threads: int) -> list[dict]:
-    """One epoch at three learning rates; that of the course with two seeds, for their spread."""
-    runs = [(1e-3, seed) for seed in SEEDS] + [(r, 0) for r in RATES if r != 1e-3]
-    found = []
-    for value, seed in runs:
-        job = Job(threads, seed, **{"sft.learning_rate": value, "sft.epochs": 1})
-        found.append(trained(job, "rate", f"{value:g}", job.train, 1))
-    return found
+def rate(threads: int, value: float, seed: int) -> dict:
+    """One epoch at one learning rate."""
+    job = Job(threads, seed, **{"sft.learning_rate": value, "sft.epochs": 1})
+    return trained(job, "rate", f"{value:g}", job.train, 1)
 
 
-def epochs(threads: int) -> list[dict]:
-    """Ten times over 200 rows, measured after each."""
-    job = Job(threads, **{"sft.epochs": 10})
-    rows = job.train[:WATCHED]
-    return [trained(job, "epochs", "10 epochs", rows, 10,
-                    every=-(-len(rows) // job.settings.sft.batch_size))]
+def epochs(threads: int, times: int) -> dict:
+    """Many times over few rows, measured after each."""
+    job = Job(threads, **{"sft.epochs": times})
+    rows = job.train[:FEW]
+    return trained(job, "epochs", f"{times} epochs", rows, times,
+                   every=-(-len(rows) // job.settings.sft.batch_size))
 
 
-def halves(threads: int) -> list[dict]:
-    """Half and a quarter of the rows, with as many steps as all of them take."""
-    found = []
-    for times in (2, 4):
-        job = Job(threads, **{"sft.epochs": times})
-        found.append(trained(job, "data", f"1/{times} of the rows",
-                             job.train[: len(job.train) // times], times))
-    return found
+def part_of_rows(threads: int, times: int) -> dict:
+    """A part of the rows, with as many steps as all of them take."""
+    job = Job(threads, **{"sft.epochs": times})
+    return trained(job, "data", f"1/{times} of the rows", job.train[: len(job.train) // times],
+                   times)
 
 
 def alone(kind: str, learning_rate: float, threads: int) -> dict:
     """A run of all weights or of adapters in this process: losses, sizes, peak of the memory."""
-    job = Job(threads, **{"models.lora": kind == "lora", "sft.learning_rate": learning_rate,
+    job = Job(threads, **{"models.lora": kind == "LoRA", "sft.learning_rate": learning_rate,
                           "sft.epochs": 1})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     row = trained(job, "lora", kind, job.train, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     model, _ = job.model()
     counted = models.count_parameters(model)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-    scale = 1024 if sys.platform == "linux" else 1
-    state = 3 * 4 * counted["trainable"]  # gradient and Adam's two averages, float32
     return {**row, "trainable": counted["trainable"], "parameters": counted["total"],
-            "saved_bytes": size, "optimiser_bytes": state, "peak_bytes_more": scale * (
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)}
+            "saved_bytes": size, "peak_bytes_more": peak * (1024 if sys.platform == "linux" else 1),
+            "optimiser_bytes": 3 * 4 * counted["trainable"]}  # gradient, two averages, float32
 
 
-def lora(threads: int) -> list[dict]:
-    """All weights against adapters, each in a process of its own."""
-    runs = [("full", 1e-3), *(("lora", value) for value in LORA_RATES)]
-    return [memory.measure_alone(__file__, "--alone", kind, value, "--threads", threads)
-            for kind, value in runs]
+def lora(threads: int, kind: str, learning_rate: float) -> dict:
+    """The same in a process of its own."""
+    return memory.measure_alone(__file__, "--alone", kind, learning_rate, "--threads", threads)
 
 
-def masks(threads: int) -> list[dict]:
-    """Three masks in the notebook's loop: the answer, everything, the answer without its end."""
-    job = Job(threads)
-
-    def everything(*parts):
-        ids, _ = sft.encode_example(*parts)
-        return ids, ids
-
-    found = []
-    for name, encode, stop in (
-            ("answer", sft.encode_example, True), ("everything", everything, True),
-            ("answer without its end", sft.encode_example, False)):
-        model, tokenizer = job.model()
-        size, steps = job.settings.sft.batch_size, len(job.train) // job.settings.sft.batch_size
-        with job.autocast():
-            notebook_loop(tokenizer, job.seed, encode)(
-                model, job.train, steps, size, job.settings.sft.learning_rate, stop)
-        answers = generation.sample(model, tokenizer,
-                                    [r["prompt"] for r in job.held_out[:ANSWERS]],
-                                    job.settings.ppo.max_new_tokens, seed=job.seed)
-        nats, tokens = sft.response_losses(model, tokenizer, job.held_out)
-        found.append({"part": "masks", "name": name, "seed": job.seed, "rows": steps * size,
-                      "held_out": round(float(nats.sum() / tokens.sum()), 4),
-                      "finished": round(float(answers.finished.float().mean()), 4),
-                      "answers": ANSWERS})
-    return found
+def everything(*parts: Any) -> tuple[list[int], list[int]]:
+    """`encode_example` without the mask of the prompt."""
+    ids, _ = sft.encode_example(*parts)
+    return ids, ids
 
 
-PARTS = {"speed": speed, "rate": rate, "epochs": epochs, "data": halves, "lora": lora,
-         "masks": masks}
+MASKS: dict[str, tuple[Callable, bool]] = {
+    "answer": (sft.encode_example, True), "everything": (everything, True),
+    "answer without its end": (sft.encode_example, False)}
+
+
+def masks(threads: int, name: str) -> dict:
+    """One mask in the notebook's loop: the answer, everything, the answer without its end."""
+    job, (encode, stop) = Job(threads), MASKS[name]
+    model, tokenizer = job.model()
+    size, steps = job.settings.sft.batch_size, len(job.train) // job.settings.sft.batch_size
+    with job.autocast():
+        notebook_loop(tokenizer, job.seed, encode)(
+            model, job.train, steps, size, job.settings.sft.learning_rate, stop)
+    answers = generation.sample(model, tokenizer, [r["prompt"] for r in job.held_out[:ANSWERS]],
+                                job.settings.ppo.max_new_tokens, seed=job.seed)
+    return {"part": "masks", "name": name, "seed": job.seed, "rows": steps * size,
+            "held_out": round(sft.response_loss(model, tokenizer, job.held_out), 4),
+            "finished": round(float(answers.finished.float().mean()), 4), "answers": ANSWERS}
+
+
+RUNS: dict[str, tuple[Callable[..., Any], list[tuple]]] = {
+    "speed": (speed, [()]), "epochs": (epochs, [(10,)]),
+    "lora": (lora, [("full", 1e-3), ("LoRA", 1e-3), ("LoRA", 5e-3)]),
+    "masks": (masks, [(name,) for name in MASKS]),
+    "rate": (rate, [(1e-3, 0), (1e-3, 1), (3e-4, 0), (3e-3, 0)]),
+    "data": (part_of_rows, [(2,), (4,)])}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--most", type=int, default=100, help="runs in this call")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--anew", action="store_true", help="forget what is stored of these parts")
     parser.add_argument("--alone", nargs=2, metavar=("KIND", "RATE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
-        import json
-
         kind, value = arguments.alone
         print(json.dumps(alone(kind, float(value), arguments.threads)))
         return 0
     rows = (store.load("sft") or {"rows": []})["rows"]
-    for part in arguments.only:
-        if any(row["part"] == part for row in rows) and not arguments.anew:
-            continue
-        new = [{**row, "commit": store.commit()} for row in PARTS[part](arguments.threads)]
-        rows = [row for row in rows if row["part"] != part] + new
+    if arguments.anew:
+        rows = [row for row in rows if row["part"] not in arguments.only]
+    waiting = [(part, run) for part in arguments.only for run in RUNS[part][1]
+               if not any((row["part"], row["run"]) == (part, [*run]) for row in rows)]
+    for part, run in waiting[: arguments.most]:
+        found = RUNS[part][0](arguments.threads, *run)
+        new = [{**row, "run": [*run], "commit": store.commit()}
+               for row in (found if isinstance(found, list) else [found])]
+        rows += new
         for row in new:
             print({k: v for k, v in row.items() if k not in ("curve", "commit")}, flush=True)
-        job = Job(arguments.threads)
-        store.save("sft", rows, threads=torch.get_num_threads(),
-                   precision="bfloat16" if job.bf16 else "float32")
+        precision = "bfloat16" if Job(arguments.threads).bf16 else "float32"
+        store.save("sft", rows, threads=torch.get_num_threads(), precision=precision)
     return 0
 
 
