@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from helpers.gridworld import GridMap, Move, Walk
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#6B6B6B"]
+LABEL_CHARACTERS = 80  # of names below bars that fit on one line
 
 
 def use_style() -> None:
@@ -128,6 +129,9 @@ def bars(
     for i, (label, value) in enumerate((reference or {}).items()):
         axes.axhline(value, color="#6B6B6B", ls=["--", ":", "-."][i % 3], lw=1.2, label=label)
     axes.set(ylabel=ylabel, title=title)
+    if labels and max(map(len, labels)) * len(labels) > LABEL_CHARACTERS:
+        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right",
+                        rotation_mode="anchor")
     axes.grid(axis="x", visible=False)
     if reference:
         axes.legend()
