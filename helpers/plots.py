@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
@@ -129,13 +130,17 @@ def bars(
     for i, (label, value) in enumerate((reference or {}).items()):
         axes.axhline(value, color="#6B6B6B", ls=["--", ":", "-."][i % 3], lw=1.2, label=label)
     axes.set(ylabel=ylabel, title=title)
-    if labels and max(map(len, labels)) * len(labels) > LABEL_CHARACTERS:
-        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right",
-                        rotation_mode="anchor")
+    _turn_if_crowded(axes, labels)
     axes.grid(axis="x", visible=False)
     if reference:
         axes.legend()
     return figure
+
+
+def _turn_if_crowded(axes: Axes, names: Sequence[str]) -> None:
+    """Write the names below bars aslant where they would run into each other."""
+    if names and max(map(len, names)) * len(names) > LABEL_CHARACTERS:
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
 
 
 def reliability(
@@ -332,6 +337,7 @@ def grouped_bars(
         x = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width
         axes.bar(x, heights, width * 0.92, label=label, color=COLOURS[i % len(COLOURS)])
     axes.set(xticks=range(len(names)), xticklabels=names, ylabel=ylabel, title=title)
+    _turn_if_crowded(axes, names)
     axes.grid(axis="x", visible=False)
     axes.legend()
     return figure
