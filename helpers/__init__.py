@@ -11,6 +11,7 @@
 | `generation` | sampling with the log-probabilities that PPO needs | 02, 03, 04, 05, 06, 07 |
 | `sft` | supervised fine-tuning and its loss | 03 |
 | `evaluation` | win rate, KL, diversity, best-of-n, intervals | 01, 02, 03, 04, 05, 06, 07 |
+| `judge` | a language model asked which of two answers is better | 07 |
 | `quality` | what is broken in a text, and how often | 07 |
 | `reward/` | model, pairs, training, measures, reward functions, ties | 04, 05, 06, 07 |
 | `ppo` | the mathematics of PPO | 05 |

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
     from helpers.gridworld import GridMap, Move, Walk
 
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#6B6B6B"]
+LABEL_CHARACTERS = 80  # of names below bars that fit on one line
 
 
 def use_style() -> None:
@@ -128,10 +130,17 @@ def bars(
     for i, (label, value) in enumerate((reference or {}).items()):
         axes.axhline(value, color="#6B6B6B", ls=["--", ":", "-."][i % 3], lw=1.2, label=label)
     axes.set(ylabel=ylabel, title=title)
+    _turn_if_crowded(axes, labels)
     axes.grid(axis="x", visible=False)
     if reference:
         axes.legend()
     return figure
+
+
+def _turn_if_crowded(axes: Axes, names: Sequence[str]) -> None:
+    """Write the names below bars aslant where they would run into each other."""
+    if names and max(map(len, names)) * len(names) > LABEL_CHARACTERS:
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
 
 
 def reliability(
@@ -328,6 +337,7 @@ def grouped_bars(
         x = np.arange(len(names)) + (i - (len(groups) - 1) / 2) * width
         axes.bar(x, heights, width * 0.92, label=label, color=COLOURS[i % len(COLOURS)])
     axes.set(xticks=range(len(names)), xticklabels=names, ylabel=ylabel, title=title)
+    _turn_if_crowded(axes, names)
     axes.grid(axis="x", visible=False)
     axes.legend()
     return figure

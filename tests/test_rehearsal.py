@@ -35,6 +35,7 @@ from helpers import trl_adapter as ta
 from helpers.engine import costs
 from helpers.engine.adapters import merged
 from helpers.generation import sample
+from helpers.judge import judge as ask
 from helpers.ppo_trainer import PPO, PPOConfig
 from helpers.profiles import load_profile
 from helpers.reward import ties
@@ -228,6 +229,8 @@ def test_evaluation(gpu, made, tmp_path):
     for there, here in (
             [evaluation.text_bits(m, tokenizer, TEXTS[:5]) for m in (policy, plain)],
             [evaluation.choice_logprobs(m, tokenizer, PROMPTS[:3], choices)
+             for m in (policy, plain)],
+            [ask(m, tokenizer, PROMPTS[:3], PROMPTS[1:], PROMPTS[:3], "{question}{a}{b}")
              for m in (policy, plain)]):
         np.testing.assert_allclose(there, here, rtol=1e-3)
 
