@@ -17,6 +17,7 @@
 | `ppo_loop` | PPO as plain as it can be written | |
 | `ppo_trainer` | PPO as it is really done | 05, 06, 07 |
 | `ppo_diagnostics` | what to look at while it runs | 05 |
+| `preference` | beside PPO: losses of pairs and groups, best-of-n, their optima | |
 | `control` | PPO on small environments | 05 |
 | `trl_adapter` | what stands between the course and TRL | 06 |
 | `gridworld` | the map of notebook 01 | 01 |
