@@ -34,8 +34,9 @@ from helpers.ppo_trainer import PPO, PPOConfig
 
 DRAWS, DRAWN_PROMPTS = 32, 64  # responses to a held-out prompt, for best-of-n, and to how many
 POOL_PROMPTS, POOL_DRAWS = 256, 8  # what the SFT model writes for imitation and for pairs
-TEST_PROMPTS = 128
-ONLINE = {"updates": 14, "batch_size": 64, "mini_batch_size": 32}
+PAIRED_DRAWS = 4  # of these, for pairs: two of them make one
+TEST_PROMPTS = 96
+ONLINE = {"updates": 12, "batch_size": 64, "mini_batch_size": 32}
 BETA = 0.1  # of DPO
 MOMENTS = (0.2, 0.5, 1.0)  # shares of a run after which it is measured
 METHODS = ("best_of_n", "sft_best_of_n", "dpo_off", "dpo_on", "rloo", "grpo", "ppo")
@@ -150,6 +151,7 @@ def sft_best_of_n(job: Job) -> list[dict]:
 def on_pairs(job: Job) -> tuple[list[dict], int]:
     """Pairs of the SFT model's own samples, labelled anew by simulated annotators; tokens made."""
     prompts, draws, _ = job.pool
+    draws = draws[:PAIRED_DRAWS]
     raters, rng, pairs = world.LABELLERS, Random(f"pairs:{job.seed}"), []
     for a, b in zip(draws[::2], draws[1::2], strict=True):
         for i, prompt in enumerate(prompts):
@@ -178,7 +180,7 @@ def dpo(job: Job, pairs: list[dict], generated: int) -> list[dict]:
 
 
 def dpo_off(job: Job) -> list[dict]:
-    """The course's own pairs, as many as the pool gives: written by others than the SFT model."""
+    """The course's own pairs, as many as the pool gives: others than the SFT model wrote them."""
     pairs = data.load_pairs(job.settings, "train")
     Random(job.seed).shuffle(pairs)
     return dpo(job, pairs[: len(on_pairs(job)[0])], 0)
@@ -248,7 +250,8 @@ def main() -> int:
                 print(f"{method:<14} seed {seed}  strength {row.get('strength', 0):>6}  reward "
                       f"{row['reward']:5.2f}  gold {row['gold']:.3f}  KL {row['kl']:5.2f}  length "
                       f"{row['length']:.1f}  {row.get('seconds', 0):6.1f} s", flush=True)
-            config = {"draws": DRAWS, "pool": [POOL_PROMPTS, POOL_DRAWS], "prompts": TEST_PROMPTS,
+            config = {"draws": DRAWS, "pool": [POOL_PROMPTS, POOL_DRAWS],
+                      "paired_draws": PAIRED_DRAWS, "prompts": TEST_PROMPTS,
                       "drawn_prompts": DRAWN_PROMPTS, "moments": MOMENTS,
                       "online": ONLINE, "beta_dpo": BETA, "kl_coef": settings.ppo.kl_coef,
                       "temperature": settings.ppo.temperature,

@@ -10,7 +10,7 @@ a method converges to is no matter of luck.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,8 +144,8 @@ def group_advantage_fn(group: int, advantages: Callable = leave_one_out) -> Call
     def advantage_fn(
         rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        whole = advantages((rewards * mask).sum(1), group)
-        return whole[:, None] * mask, torch.zeros_like(values)
+        whole = (rewards * mask).sum(1)
+        return advantages(whole, group)[:, None] * mask, whole[:, None] * mask
 
     return advantage_fn
 
@@ -298,6 +298,37 @@ def best_of(
     return scores, best
 
 
+def at_equal_kl(
+    rows: Sequence[Mapping[str, Any]], method: str, other: str, within: float = 0.5
+) -> dict[int, float]:
+    """By seed, how much more gold than `other` a method gains at the same KL.
+
+    A row is one policy: `method`, `seed`, `kl` in nats and `gain`. Each point of `method` is held
+    against the mean of those of `other` with the same seed that lie within `within` nats of it;
+    a point that has none is left out, and so is a seed without any.
+    """
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row["method"] != method:
+            continue
+        near = [o["gain"] for o in rows if o["method"] == other and o["seed"] == row["seed"]
+                and abs(o["kl"] - row["kl"]) <= within]
+        if near:
+            found.setdefault(row["seed"], []).append(row["gain"] - float(np.mean(near)))
+    return {seed: float(np.mean(values)) for seed, values in found.items()}
+
+
+def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean over seeds with Student's t interval; raises UserError below two seeds."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        raise UserError(f"an interval over seeds needs at least two of them, not {len(values)}.")
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = spread * float(t.ppf((1 + level) / 2, len(values) - 1))
+    return mean, mean - reach, mean + reach
+
+
 # --- the bandit: exact expectations --------------------------------------------------------------
 
 
@@ -320,7 +351,7 @@ def forward_kl_optimum(
     """log π that is best for E[r] - β KL(π_ref ‖ π), (arms,): β π_ref / (λ - r).
 
     Where GRPO without the division ends if k3 stands in its loss as it is: its gradient there is
-    that of this KL, not of the other. λ > max r makes the probabilities sum to one; found by bisection.
+    that of this KL, not of the other. λ > max r makes the probabilities sum to 1 (bisection).
     """
     p = reference.exp()
     low = (rewards + beta * p).max()  # here the sum is at least one, at max r + β it is at most one

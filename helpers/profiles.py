@@ -311,6 +311,28 @@ class Feedback(Section):
     ppo_runs: Count
 
 
+class Preference(Section):
+    """`preference`: notebook 08's methods beside PPO; the rest of it they take from `ppo`."""
+
+    prompts: Count
+    draws: Annotated[StrictInt, Field(ge=2, multiple_of=2), NUMBER]
+    beta: Positive
+    learning_rate: Positive
+    imitation_epochs: Count
+    imitation_learning_rate: Positive
+    group: Annotated[StrictInt, Field(ge=2), NUMBER]
+    updates: Count
+    batch_size: Count
+
+    @model_validator(mode="after")
+    def _groups_fill_a_batch(self) -> Self:
+        if self.batch_size % (2 * self.group):
+            raise UserError(
+                f"preference.batch_size is {self.batch_size}; it must be a multiple of twice "
+                f"preference.group, which is {self.group}.")
+        return self
+
+
 class Settings(Section):
     """One profile's settings with attribute access, e.g. `settings.ppo.kl_coef`.
 
@@ -330,6 +352,7 @@ class Settings(Section):
     ppo_trl: PpoTrl
     evaluation: Evaluation
     feedback: Feedback
+    preference: Preference
     out: Annotated[str, BeforeValidator(str)] | None
     name: str
     seed: Annotated[StrictInt, Field(ge=0)]

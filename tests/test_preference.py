@@ -246,7 +246,8 @@ def test_best_of_n_on_the_bandit_is_what_drawing_gives(bandit):
     value = rewards.numpy()[draws]
     chosen = draws[np.arange(len(draws)), value.argmax(1)]  # the first of equals, by chance
     share = np.bincount(chosen, minlength=5) / len(draws)
-    assert pr.best_of_n_policy(reference, rewards, 3).exp().numpy() == pytest.approx(share, abs=4e-3)
+    policy = pr.best_of_n_policy(reference, rewards, 3).exp().numpy()
+    assert policy == pytest.approx(share, abs=4e-3)
 
 
 def test_best_of_n_stays_below_its_bound_and_is_no_optimum(bandit):
@@ -346,3 +347,29 @@ def test_a_group_that_does_not_divide_the_batch_is_refused(tokenizer):
         with pytest.raises(UserError, match="groups"):
             pr.GroupPPO(byte_policy(tokenizer), None, len, tokenizer,
                         PPOConfig(batch_size=8), group=group)
+
+
+# ------------------------------------------------------------------------------ the frontier
+
+
+def point(method, seed, kl, gain):
+    return {"method": method, "seed": seed, "kl": kl, "gain": gain}
+
+
+def test_methods_are_compared_at_equal_kl_and_within_a_seed_only():
+    rows = [point("a", 0, 1.0, 0.5), point("a", 0, 6.0, 9.0), point("a", 1, 1.0, 0.7),
+            point("a", 2, 1.0, 0.7),
+            point("b", 0, 0.6, 0.1), point("b", 0, 1.4, 0.3), point("b", 0, 2.0, 5.0),
+            point("b", 1, 1.5, 0.6), point("b", 2, 3.0, 0.0)]
+    assert pr.at_equal_kl(rows, "a", "b") == pytest.approx({0: 0.3, 1: 0.1})
+    assert pr.at_equal_kl(rows, "a", "c") == {}
+
+
+def test_the_interval_over_seeds_is_scipys():
+    from scipy.stats import ttest_1samp
+
+    values = [0.2, 0.5, 0.1, 0.4]
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert pr.seed_interval(values) == pytest.approx((0.3, low, high))
+    with pytest.raises(UserError, match="two"):
+        pr.seed_interval([1.0])
