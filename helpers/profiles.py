@@ -316,6 +316,7 @@ class Preference(Section):
 
     prompts: Count
     draws: Annotated[StrictInt, Field(ge=2, multiple_of=2), NUMBER]
+    rows: Count
     beta: Positive
     learning_rate: Positive
     imitation_epochs: Count
@@ -325,11 +326,13 @@ class Preference(Section):
     batch_size: Count
 
     @model_validator(mode="after")
-    def _groups_fill_a_batch(self) -> Self:
-        if self.batch_size % (2 * self.group):
-            raise UserError(
-                f"preference.batch_size is {self.batch_size}; it must be a multiple of twice "
-                f"preference.group, which is {self.group}.")
+    def _rows_and_groups_fill_a_batch(self) -> Self:
+        for name, size in (("rows", 2 * self.rows), ("group", self.group)):
+            if self.batch_size % size:
+                twice = "twice " * (name == "rows")
+                raise UserError(
+                    f"preference.batch_size is {self.batch_size}; it must be a multiple of {twice}"
+                    f"preference.{name}, which is {getattr(self, name)}.")
         return self
 
 
