@@ -406,7 +406,7 @@ def paths(
                 for side, means in ((0, x), (1, y))]
         axes.errorbar(x, y, xerr=np.abs(ends[0]), yerr=np.abs(ends[1]), label=label,
                       color=COLOURS[i % len(COLOURS)], marker=marks[i % len(marks)], ms=5, lw=1.4,
-                      elinewidth=0.9, capsize=2)
+                      ls=["-", "--"][i // len(COLOURS) % 2], elinewidth=0.9, capsize=2)
     axes.axhline(0, color="#6B6B6B", lw=0.9)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.legend(fontsize=9)
