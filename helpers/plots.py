@@ -394,6 +394,35 @@ def clipped_objective(clip_range: float = 0.2) -> Figure:
     return figure
 
 
+# --- 08, beyond PPO -------------------------------------------------------------------------
+
+
+def paths(
+    runs: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], *, xlabel: str,
+    ylabel: str, title: str = "",
+) -> Figure:
+    """A line through the means of clouds, each with its spread: ranges over seeds in both axes.
+
+    `runs` maps a label to its points in order, each the (x values, y values) of all seeds.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.4, 4.4))
+    marks = "osD^vP*X"
+    for i, (label, points) in enumerate(runs.items()):
+        x, y = (np.array([np.mean(point[side]) for point in points]) for side in (0, 1))
+        ends = [[[m - min(p[side]) for m, p in zip(means, points, strict=True)],
+                 [max(p[side]) - m for m, p in zip(means, points, strict=True)]]
+                for side, means in ((0, x), (1, y))]
+        axes.errorbar(x, y, xerr=np.abs(ends[0]), yerr=np.abs(ends[1]), label=label,
+                      color=COLOURS[i % len(COLOURS)], marker=marks[i % len(marks)], ms=5, lw=1.4,
+                      ls=["-", "--"][i // len(COLOURS) % 2], elinewidth=0.9, capsize=2)
+    axes.axhline(0, color="#6B6B6B", lw=0.9)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.legend(fontsize=9)
+    return figure
+
+
 # --- 02, choosing a model -------------------------------------------------------------------
 
 

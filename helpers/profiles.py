@@ -333,6 +333,31 @@ class Feedback(Section):
     ppo_runs: Count
 
 
+class Preference(Section):
+    """`preference`: notebook 08's methods beside PPO; the rest of it they take from `ppo`."""
+
+    prompts: Count
+    draws: Annotated[StrictInt, Field(ge=2, multiple_of=2), NUMBER]
+    rows: Count
+    beta: Positive
+    learning_rate: Positive
+    imitation_epochs: Count
+    imitation_learning_rate: Positive
+    group: Annotated[StrictInt, Field(ge=2), NUMBER]
+    updates: Count
+    batch_size: Count
+
+    @model_validator(mode="after")
+    def _rows_and_groups_fill_a_batch(self) -> Self:
+        for name, size in (("rows", 2 * self.rows), ("group", self.group)):
+            if self.batch_size % size:
+                twice = "twice " * (name == "rows")
+                raise UserError(
+                    f"preference.batch_size is {self.batch_size}; it must be a multiple of {twice}"
+                    f"preference.{name}, which is {getattr(self, name)}.")
+        return self
+
+
 class Settings(Section):
     """One profile's settings with attribute access, e.g. `settings.ppo.kl_coef`.
 
@@ -352,6 +377,7 @@ class Settings(Section):
     ppo_trl: PpoTrl
     evaluation: Evaluation
     feedback: Feedback
+    preference: Preference
     out: Annotated[str, BeforeValidator(_folder)] | None
     name: str
     seed: Seed

@@ -27,6 +27,7 @@ from helpers import (
     models,
     paths,
     ppo_loop,
+    preference,
     reward,
     scratch,
     sft,
@@ -425,6 +426,29 @@ def test_the_plain_loop_of_05(gpu, made, tmp_path, family, way):
         policy, reference, head, share_of_letter, tokenizer, PROMPTS, config(updates=2))
     assert stayed(policy, gpu) and all(math.isfinite(row["kl"]) for row in history)
     assert history[0]["kl"] == pytest.approx(0, abs=1e-3 if way is PRECISE else 0.3)
+
+
+@pytest.mark.parametrize(("family", "way"), [
+    ("gpt2", PRECISE), ("llama", {"models.lora": True, **AS_ON_A_GPU})])
+def test_the_methods_of_08(gpu, made, tmp_path, family, way):
+    settings = settings_for(tmp_path, **way)
+    policy, tokenizer = policy_on(gpu, made(family), settings)
+    reference = models.freeze(policy_on(gpu, made(family), settings, trains=False)[0])
+    prompts = [row["prompt"] for row in PAIRS]
+    sides = [preference.encode_texts(tokenizer, prompts, [row[side] for row in PAIRS])
+             for side in ("chosen", "rejected")]
+    precision = "float32" if way is PRECISE else "bfloat16"
+    losses = preference.fit_dpo(policy, reference, *sides, 0.1, 0.7, batch_size=4,
+                                precision=precision)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-4 if way is PRECISE else 0.1)
+    assert np.isfinite(preference.fit_imitation(
+        policy, sides[0], 0.7, batch_size=4, precision=precision)).all()
+    trainer = preference.GroupPPO(
+        policy, None if way.get("models.lora") else reference, share_of_letter, tokenizer,
+        config(updates=1, normalise_reward=False, value_coef=0.0, whiten_advantages=False), group=2)
+    assert np.isfinite(list(trainer.train(PROMPTS)[0].values())).all()
+    assert stayed(trainer.model, gpu)
+    assert preference.all_response_sums(policy, sides[0]).device == gpu
 
 
 def test_trls_ppo(gpu, made, tmp_path):

@@ -25,6 +25,7 @@ STEPS = (
     ("05", "PPO", "from scratch"),
     ("06", "PPO", "with TRL"),
     ("07", "Evaluation", "who won?"),
+    ("08", "Beyond PPO", "one objective"),
 )
 
 

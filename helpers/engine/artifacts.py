@@ -40,6 +40,9 @@ MAKERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reward_model": ("04", (*EVERY, "sft.*", "reward.*")),
     "ppo": ("05", (*EVERY, "sft.*", "reward.*", "ppo.*")),
     "ppo_trl": ("06", (*EVERY, "ppo_trl.*")),
+    "best_of_n_sft": ("08", (*EVERY, "sft.*", "reward.*", "ppo.*", "preference.*")),
+    "dpo": ("08", (*EVERY, "sft.*", "reward.*", "ppo.*", "preference.*")),
+    "rloo": ("08", (*EVERY, "sft.*", "reward.*", "ppo.*", "preference.*")),
 }
 BASES = ("base", "classifier")  # made by a function, where they are made at all
 # What changes how a stage is judged, or what only another stage reads, does not make it stale.
@@ -53,6 +56,8 @@ NOT_MADE_OF = {
     "reward_model": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy"),
     "ppo": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy"),
     "ppo_trl": ("models.reward_base",),
+    **dict.fromkeys(("best_of_n_sft", "dpo", "rloo"), (
+        "models.classifier", "models.scratch.classifier_*", "models.imdb_policy")),
 }
 # The modules whose code decides what is in a stage, below `helpers`.
 COMMON = ("data", "models", "engine.adapters", "engine.dialogues", "engine.forms", "engine.heads",
@@ -66,6 +71,9 @@ MADE_BY: dict[str, tuple[str, ...]] = {
     "reward_model": ("reward.pairs", "reward.training", "reward.measures", *JUDGED, *COMMON),
     "ppo": ("ppo", "ppo_trainer", *JUDGED, *COMMON),
     "ppo_trl": ("ppo", "ppo_trainer", "trl_adapter", *JUDGED, *COMMON),
+    "best_of_n_sft": ("preference", "ppo", "ppo_trainer", *JUDGED, *COMMON),
+    "dpo": ("preference", "ppo", "ppo_trainer", *JUDGED, *COMMON),
+    "rloo": ("preference", "ppo", "ppo_trainer", *JUDGED, *COMMON),
 }
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 # Files that loading a stage reads; one that was not saved with it is damage too.
@@ -91,7 +99,8 @@ def save_stage(
     Of several processes that train together all call it; the first one writes, the others wait.
 
     Args:
-        stage: one of `sft`, `reward_model`, `ppo`, `ppo_trl`, `base`, `classifier`.
+        stage: one of `sft`, `reward_model`, `ppo`, `ppo_trl`, `best_of_n_sft`, `dpo`, `rloo`,
+            `base`, `classifier`.
         model, tokenizer: anything with `save_pretrained(folder)`. A language model with adapters,
             and a reward model with adapters on weights that are not quantised, is stored whole, in
             float32 with its adapters merged, so that whatever comes next builds on it as on any

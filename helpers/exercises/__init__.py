@@ -51,12 +51,18 @@ from helpers.exercises.notebook_07 import (
     check_win_rate,
     position_judge,
 )
+from helpers.exercises.notebook_08 import (
+    check_best_of_n_kl,
+    check_dpo_loss,
+    check_leave_one_out,
+)
 
 __all__ = [
     "broken_labels",
     "broken_runs",
     "check_best_model",
     "check_best_of",
+    "check_best_of_n_kl",
     "check_bits_per_byte",
     "check_bootstrap",
     "check_bradley_terry_loss",
@@ -64,10 +70,12 @@ __all__ = [
     "check_broken_runs",
     "check_clipped_loss",
     "check_draws_for_kl",
+    "check_dpo_loss",
     "check_fair_win_rate",
     "check_fooling_probe",
     "check_gae",
     "check_last_token_pooling",
+    "check_leave_one_out",
     "check_length_bias",
     "check_length_sorted_batches",
     "check_mask_turns",

@@ -10,7 +10,15 @@ from helpers.course import expected
 
 ROWS = [row for row in json.loads((paths.ROOT / "benchmarks" / "results" / "machines.json")
                                   .read_text(encoding="utf-8"))["rows"] if row["what"] == "course"]
-BOUNDS = [(stem, text) for stem, wanted in expected.read().items() for text in wanted["bounds"]]
+MEASURED = set.intersection(*(set(row["metrics"]) for row in ROWS))
+BOUNDS = [(stem, text) for stem, wanted in expected.read().items() for text in wanted["bounds"]
+          if stem in MEASURED]
+# Newer than the last measurements of all machines; benchmarks/machines.py brings them in.
+NOT_YET = {"08_beyond_ppo"}
+
+
+def test_only_the_newest_notebooks_wait_for_the_machines():
+    assert set(expected.read()) - MEASURED <= NOT_YET
 
 
 def test_the_course_was_run_on_several_machines():

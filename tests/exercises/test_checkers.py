@@ -1,7 +1,7 @@
 """Every checker under attack: right answers in many forms, wrong ones, each named mistake."""
 
 import functools
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 
 import numpy as np
@@ -91,6 +91,28 @@ def fair(judge, a, b):
     return np.mean([(judge(x, y) + 1 - judge(y, x)) / 2 for x, y in zip(a, b, strict=True)])
 
 
+def dpo(chosen, rejected, reference_chosen, reference_rejected, beta):
+    ratios = (chosen - reference_chosen), (rejected - reference_rejected)
+    return F.softplus(beta * (ratios[1] - ratios[0])).mean()
+
+
+def siblings(rewards, group):
+    out = torch.zeros_like(rewards)
+    for i in range(len(rewards)):
+        start = i - i % group
+        others = [float(rewards[j]) for j in range(start, start + group) if j != i]
+        out[i] = rewards[i] - sum(others) / len(others)
+    return out
+
+
+def best_of_n_kl(p, rewards, n):
+    """Every set of n draws, one by one."""
+    chance = np.zeros(len(p))
+    for draws in product(range(len(p)), repeat=n):
+        chance[max(draws, key=lambda i: rewards[i])] += np.prod([p[i] for i in draws])
+    return float(sum(q * np.log(q / own) for q, own in zip(chance, p, strict=True)))
+
+
 RIGHT = {
     exercises.check_preference_probability: probability,
     exercises.check_repaired_cost: lambda f: 2 * f[..., gw.PROGRESS] - 0.5 * f[..., gw.STEP],
@@ -108,10 +130,14 @@ RIGHT = {
     exercises.check_win_rate: win_rate,
     exercises.check_bootstrap: interval,
     exercises.check_fair_win_rate: fair,
+    exercises.check_dpo_loss: dpo,
+    exercises.check_leave_one_out: siblings,
+    exercises.check_best_of_n_kl: best_of_n_kl,
 }
 SCALAR = {check for check in RIGHT if check.__name__ in (
     "check_preference_probability", "check_bits_per_byte", "check_bradley_terry_loss",
-    "check_clipped_loss", "check_best_of", "check_win_rate", "check_fair_win_rate")}
+    "check_clipped_loss", "check_best_of", "check_win_rate", "check_fair_win_rate",
+    "check_dpo_loss", "check_best_of_n_kl")}
 BATCHES = exercises.check_length_sorted_batches
 
 

@@ -26,6 +26,8 @@ SHOWN = (
     ("07", ("win_rate", "win_rate_low", "win_rate_high"), "PPO over SFT, gold being the judge"),
     ("07", ("loop_ratings", "loop_preferred_before", "loop_preferred_after", "loop_accuracy_lost"),
      "how often the named property is preferred, before and after the ratings"),
+    ("08", ("bandit_worst_claim", "best_of_n_sft_gain", "dpo_gain", "rloo_gain", "format_before",
+            "format_after"), "nats to the optimum; gains in gold, one run each"),
 )
 
 
