@@ -89,7 +89,8 @@ class Losses(TrainerCallback):
     """Losses on rows held out and rows trained on, a few times in a run."""
 
     def __init__(self, job: Job, rows: Sequence[dict], every: int = 0) -> None:
-        self.job, self.rows, self.every, self.curve = job, rows[:WATCHED], every, []
+        self.job, self.rows, self.total = job, rows[:WATCHED], len(rows)
+        self.every, self.curve = every, []
         self.seconds = 0.0  # of the measuring itself
 
     def measure(self, model: Any, rows_read: int) -> None:
@@ -104,7 +105,7 @@ class Losses(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **_):
         every = self.every or max(1, state.max_steps // MOMENTS)
         if state.global_step % every == 0:
-            self.measure(model, state.global_step * args.per_device_train_batch_size)
+            self.measure(model, round(state.epoch * self.total))  # the last batch may be short
 
 
 def notebook_loop(tokenizer: Any, seed: int, encode: Callable = sft.encode_example) -> Callable:
