@@ -22,8 +22,8 @@ FLOORS = (
     ("reward", "ppo_trainer"),
     ("feedback_loop", "ppo_loop", "preference", "trl_adapter", "course"),
 )
-# Files and folders, `settings` counted, `__init__` and `__main__` not; 29 with `quality`, `judge` and
-# `preference`, which the design puts at the door.
+# Files and folders, `settings` counted, `__init__` and `__main__` not; 29 with `quality`, `judge`
+# and `preference`, which the design puts at the door.
 MOST_AT_THE_DOOR = 29
 DYNAMIC = {"__init__.py", "course/__init__.py"}  # the only files that import by a computed name
 

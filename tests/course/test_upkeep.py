@@ -150,14 +150,6 @@ def test_what_is_right_is_not_found_wrong(good, problems):
     assert problems(good) == []
 
 
-def test_what_a_notebook_still_lacks_is_not_listed_longer_than_it_lacks_it(monkeypatch):
-    listed = dict(lint.DUE)
-    monkeypatch.setattr(lint, "DUE", {})
-    for stem, lacks in listed.items():
-        found = lint.notebook_problems(ROOT / "notebooks" / f"{stem}.ipynb")
-        assert all(any(words in text for text in found) for words in lacks), stem
-
-
 def test_a_refresh_gives_figures_the_words_of_their_cell():
     done = {"cells": [code("plot()", 1, [figure(), stream("x\n")])]}
     source = {"metadata": {}, "cells": [code("plot()")]}

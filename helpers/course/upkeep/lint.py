@@ -21,8 +21,6 @@ MAX_BYTES = 2_000_000
 PATHS = re.compile(
     r"(?<![\w:/.])/(home|root|tmp|work|opt|Users|var|mnt|content|private)/|\b[A-Z]:\\\\?\w")
 WIDGETS = "application/vnd.jupyter.widget-state+json"
-# What a notebook still lacks; a test keeps the list from outliving the lack.
-DUE = {"06_ppo_with_trl": ("no alternative text", "typed into prose")}
 CODE = ("helpers", "tests", "data", "benchmarks")
 
 
@@ -97,8 +95,6 @@ def notebook_problems(path: Path) -> list[str]:
             number += 1
             bare += cell.get("execution_count") is None
             problems += [f"code cell {number}: {text}" for text in _cell(cell, number)]
-    problems = [text for text in problems
-                if not any(words in text for words in DUE.get(path.stem, ()))]
     if bare:
         problems.append(f"{bare} of {number} code cells are not executed; "
                         "use `python -m helpers refresh`")
