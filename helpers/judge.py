@@ -95,7 +95,9 @@ def position_bias(verdicts: np.ndarray) -> np.ndarray:
 
 def same_winner(verdicts: np.ndarray) -> np.ndarray:
     """1 where both orders name the same answer as the better one, 0 where not: (pairs,)."""
-    return (np.asarray(verdicts) > 0.5).all(1) * 1.0 + (np.asarray(verdicts) < 0.5).all(1)
+    first = np.asarray(verdicts) > 0.5
+    second = np.asarray(verdicts) < 0.5
+    return (np.all(first, axis=1) | np.all(second, axis=1)).astype(float)
 
 
 def prefers_longer(

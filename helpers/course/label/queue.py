@@ -75,11 +75,12 @@ def read_items(path: str | Path, gold: bool = False) -> list[Item]:
 def _unjudged(rows: Sequence[dict[str, Any]], name: str) -> list[Item]:
     items = []
     for number, row in enumerate(rows, 1):
-        texts = [row.get(key) for key in ("prompt", "response_a", "response_b")]
-        if not all(isinstance(text, str) and text.strip() for text in texts):
+        prompt, first, second = (row.get(key) for key in ("prompt", "response_a", "response_b"))
+        if not all(isinstance(text, str) and text.strip() for text in (prompt, first, second)):
             raise UserError(f"{name}, row {number}: prompt, response_a and response_b must be "
                             "texts that are not empty.")
-        items.append(Item(*texts, str(row.get("model_a") or ""), str(row.get("model_b") or "")))
+        models = (str(row.get(key) or "") for key in ("model_a", "model_b"))
+        items.append(Item(str(prompt), str(first), str(second), *models))
     return items
 
 
