@@ -548,6 +548,7 @@ def test_control_is_left_on_the_cpu(gpu):
 NOT_HERE = {
     "count_parameters": "numbers of elements, wherever these are",
     "model_bytes": "the same in bytes",
+    "bandit_kl": "two lists of log-probabilities, one for each arm",
     "follow": "a policy of the grid world is a table of arrows",
 }
 

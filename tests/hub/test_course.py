@@ -15,7 +15,7 @@ import course
 
 MAY_BE_CUT = ("limit", "_size", "accumulation", "length", "rows", "pairs", "updates", "epochs",
               "tokens", "prompts", "episodes", "batches", "best_of", "resamples", "ratings",
-              "questions", "held_out", "steps", "runs", "threads")
+              "questions", "held_out", "steps", "runs", "threads", "draws")
 
 
 def test_only_rows_steps_lengths_and_batches_are_cut():
