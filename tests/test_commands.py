@@ -56,6 +56,8 @@ LISTED = {
     "python -m helpers run --notebooks 04 --profile gpt2 --set models.base=distilbert/distilgpt2 "
     "--set data.preferences=allenai/preference-datasets-tulu:anthropic_hh "
     "--set data.pair_limit=5000": ("hub", "needs a GPU and the network otherwise"),
+    "python -m helpers run --notebooks 06 --profile gpt2":
+        ("hub", "needs a GPU and the network otherwise"),
     "python -m helpers run --notebooks 04 --set data.preferences=pairs.csv":
         ("parse", "trains for minutes; the notebook's own cell reads such a file"),
     "python -m helpers doctor": ("run", ""),

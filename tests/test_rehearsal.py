@@ -549,6 +549,7 @@ NOT_HERE = {
     "count_parameters": "numbers of elements, wherever these are",
     "model_bytes": "the same in bytes",
     "bandit_kl": "two lists of log-probabilities, one for each arm",
+    "fits": "reads how many positions a model has, and counts tokens",
     "follow": "a policy of the grid world is a table of arrows",
 }
 

@@ -73,9 +73,11 @@ def test_too_little_text_says_so():
         from_scratch([])
 
 
-def test_a_learning_rate_that_blows_up_stops_with_the_remedy():
+def test_a_training_that_blows_up_stops_with_the_remedy(monkeypatch):
+    real = scratch._optimisers
+    monkeypatch.setattr(scratch, "_optimisers", lambda model, rate: real(model, 1e9 * rate))
     with pytest.raises(UserError, match="lower its learning rate"):
-        from_scratch(learning_rate=10, tokens=20_000)
+        from_scratch(tokens=20_000)
 
 
 @pytest.mark.parametrize("named", [None, "mine", "PyTorch's own"])

@@ -56,7 +56,8 @@ def stand_ins():
     pairs = [{"prompt": str(i), "chosen": a, "rejected": b}
              for i, (a, b) in enumerate(zip(texts[::2], texts[1::2], strict=True))] * 4
     return {**vars(gridworld), "np": np, "math": math, "torch": torch, "F": F,
-            "evaluation": evaluation, "exercises": exercises, "kl_after": 7.68, "points": {"TRL": {"kl": 7.68}},
+            "evaluation": evaluation, "exercises": exercises, "kl_after": 7.68,
+            "points": {"TRL": {"kl": 7.68}},
             "model": Stub(config=Stub(vocab_size=4096)), "pairs": {"test": pairs},
             "test_prompts": ["Tell me about bread?"] * len(texts), "before": {"texts": texts}}
 
