@@ -150,6 +150,16 @@ def test_what_is_right_is_not_found_wrong(good, problems):
     assert problems(good) == []
 
 
+def test_a_name_that_no_cell_defines_is_found(good, tmp_path, capfd):
+    path = tmp_path / "01_test.ipynb"
+    path.write_text(json.dumps(good))
+    assert not lint.unknown_names([path])
+    good["cells"][3]["source"] = ["print(nowhere)"]
+    path.write_text(json.dumps(good))
+    assert lint.unknown_names([path])
+    assert "nowhere" in capfd.readouterr().out
+
+
 def test_a_refresh_gives_figures_the_words_of_their_cell():
     done = {"cells": [code("plot()", 1, [figure(), stream("x\n")])]}
     source = {"metadata": {}, "cells": [code("plot()")]}

@@ -35,7 +35,14 @@ def lint() -> int:
     problems += workflow_problems(ROOT / ".github" / "workflows")
     present = [folder for folder in CODE if (ROOT / folder).is_dir()]
     ruff = subprocess.run([sys.executable, "-m", "ruff", "check", *present], cwd=ROOT)
-    return 1 if problems or ruff.returncode else 0
+    return 1 if problems or unknown_names(paths) or ruff.returncode else 0
+
+
+def unknown_names(paths: list[Path]) -> bool:
+    """Whether a cell uses a name that no cell defines; ruff prints which and where."""
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", "--isolated",
+                            "--select", "F821", *map(str, paths)])
+    return bool(found.returncode)
 
 
 def workflow_problems(folder: Path) -> list[str]:
