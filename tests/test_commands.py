@@ -57,7 +57,7 @@ LISTED = {
     "--set data.preferences=allenai/preference-datasets-tulu:anthropic_hh "
     "--set data.pair_limit=5000": ("hub", "needs a GPU and the network otherwise"),
     "python -m helpers run --notebooks 06 --profile gpt2":
-        ("hub", "needs a GPU and the network otherwise"),
+        ("parse", "needs a GPU and the network; make hub runs 06 under this profile"),
     "python -m helpers run --notebooks 04 --set data.preferences=pairs.csv":
         ("parse", "trains for minutes; the notebook's own cell reads such a file"),
     "python -m helpers doctor": ("run", ""),
