@@ -39,6 +39,8 @@ def test_every_cell_of_the_notebooks_runs_on_the_device(gpu, tmp_path, monkeypat
     monkeypatch.setattr(ControlConfig, "for_environment", brief)  # that stays on the CPU
     monkeypatch.setattr(
         control, "evaluate_control", functools.partial(control.evaluate_control, episodes=2))
+    # Trainers lock batches in memory for a driver to copy from; the pretended one has no driver.
+    monkeypatch.setattr(torch.utils.data._utils.pin_memory, "pin_memory", lambda batch, *_: batch)
     changes = CUTS | {"device": "auto", "threads": 1, "out": str(tmp_path / "out"),
                       "data.demonstrations": "preferences",
                       "models.base": tiny_base(tmp_path / "base")}
