@@ -185,14 +185,17 @@ def _course(arguments) -> int:
     return _runner(arguments, "full", None, enforce=True)
 
 
-def _settings(arguments):
+def _overrides(arguments) -> dict[str, Any]:
     from helpers.course import runner
+
+    out = {} if arguments.out is None else {"out": arguments.out}
+    return runner.parse_assignments(arguments.settings) | out
+
+
+def _settings(arguments):
     from helpers.profiles import load_profile
 
-    overrides = runner.parse_assignments(arguments.settings)
-    if arguments.out is not None:
-        overrides["out"] = arguments.out
-    return load_profile(arguments.profile, overrides)
+    return load_profile(arguments.profile, _overrides(arguments))
 
 
 def _label(arguments) -> int:
@@ -224,11 +227,8 @@ def _script(arguments) -> int:
     from helpers.course import execute, runner
     from helpers.course import script as scripts
 
-    overrides = runner.parse_assignments(arguments.settings)
-    if arguments.out is not None:
-        overrides["out"] = arguments.out
     print(scripts.script(execute.find_notebook(arguments.number), {
-        "profile": arguments.profile, "overrides": overrides, "seed": arguments.seed,
+        "profile": arguments.profile, "overrides": _overrides(arguments), "seed": arguments.seed,
         **runner.parse_assignments(arguments.parameter, "--parameter")}), end="")
     return 0
 
@@ -236,11 +236,8 @@ def _script(arguments) -> int:
 def _runner(arguments, phase, numbers, enforce) -> int:
     from helpers.course import runner
 
-    overrides = runner.parse_assignments(arguments.settings)
-    if arguments.out is not None:
-        overrides["out"] = arguments.out
     return runner.run(
-        runner.choose(phase, numbers), arguments.profile, overrides, arguments.seed,
+        runner.choose(phase, numbers), arguments.profile, _overrides(arguments), arguments.seed,
         runner.parse_assignments(arguments.parameter, "--parameter"), enforce,
     )
 

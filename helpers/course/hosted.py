@@ -39,12 +39,8 @@ def missing(ranges: dict[str, str]) -> list[str]:
     """
     found = []
     for name, spec in ranges.items():
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found.append(name + spec)
-            continue
-        if name not in KEPT and not doctor.admits(spec, version):
+        version = _version(name)
+        if version is None or name not in KEPT and not doctor.admits(spec, version):
             found.append(name + spec)
     return found
 

@@ -7,7 +7,9 @@ def world(root):
     gone = ["runs/embedded/summary.json", "artifacts/embedded/sft/stage.json",
             "helpers/engine/__pycache__/x.pyc", ".ruff_cache/x", "tests/artefacts/page.png"]
     other = ["artifacts/gpt2/sft/model.safetensors"]
-    stay = ["ratings/mine.jsonl", ".venv/bin/python", "data/reviews/train.parquet",
+    stay = ["ratings/mine.jsonl", "runs/embedded/feedback/07_ratings.jsonl",
+            "runs/labels/pairs.jsonl",
+            "runs/gpt2/chat/ratings.jsonl", ".venv/bin/python", "data/reviews/train.parquet",
             "helpers/ppo.py", "notebooks/01_x.ipynb", "benchmarks/results/ppo.json"]
     for name in (*gone, *other, *stay):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
