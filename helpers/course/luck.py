@@ -13,6 +13,7 @@ from typing import Any
 
 from helpers.paths import ROOT
 
+TIMES = ("seconds", "per_second")  # of names of metrics that say more about load than about luck
 FEWEST = 3  # runs, below which a range would say too little to be printed
 
 
@@ -47,7 +48,7 @@ def spread(stem: str) -> dict[str, Spread]:
         for name, metrics in row["metrics"].items():
             if name.startswith(stem):
                 for metric, value in metrics.items():
-                    if value is not None:
+                    if value is not None and not any(word in metric for word in TIMES):
                         values.setdefault(metric, []).append(value)
     return {metric: Spread(min(of), max(of), len(of))
             for metric, of in values.items() if len(of) >= FEWEST}

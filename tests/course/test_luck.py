@@ -14,7 +14,8 @@ def stored(tmp_path, monkeypatch):
     """Three runs by seed and one by machine below a folder of their own."""
     results = tmp_path / "benchmarks" / "results"
     results.mkdir(parents=True)
-    seeds = [{"seed": seed, "metrics": {"05_ppo": {"gold": value, "kl": None, "new": 1.0}}}
+    seeds = [{"seed": seed, "metrics": {"05_ppo": {"gold": value, "kl": None, "new": 1.0,
+                                                "seconds_to_make": 9.0}}}
              for seed, value in ((1, 0.61), (2, 0.88), (3, 0.7))]
     del seeds[0]["metrics"]["05_ppo"]["new"]
     machines = [{"machine": "avx2", "metrics": {"05_ppo": {"gold": 0.5}, "06_trl": {"gold": 9}}},
