@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 
-.PHONY: setup course test test-slow regress hub bench gpu-check data sync lab lint doctor clean
+.PHONY: setup course test test-slow coverage regress hub bench gpu-check data sync lab book lint doctor clean
 
 setup:
 	$(PYTHON) -m helpers setup
@@ -15,6 +15,9 @@ test:
 
 test-slow:
 	$(PYTHON) -m helpers test-slow
+
+coverage:
+	$(PYTHON) -m helpers coverage
 
 regress:
 	$(PYTHON) -m helpers regress
@@ -36,6 +39,9 @@ sync:
 
 lab:
 	$(PYTHON) -m helpers lab
+
+book:
+	$(PYTHON) -m helpers book
 
 lint:
 	$(PYTHON) -m helpers lint

@@ -98,9 +98,9 @@ def make_environments(name: str, count: int) -> SyncVectorEnv:
 @one_thread()
 def train_control(
     name: str, config: ControlConfig | None = None, seed: int = 0,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], None] | None = None, share: float = 1.0,
 ) -> tuple[nn.Module, list[tuple[int, float]]]:
-    """PPO on one environment.
+    """PPO on one environment; `share` of the config's steps, for a look that teaches it little.
 
     Returns the policy, a module from observations to action logits, and the learning curve: pairs
     of (environment steps, mean return of the episodes that ended in the last rollout).
@@ -115,7 +115,7 @@ def train_control(
     critic = mlp(size, 1, c.hidden, 1.0)
     parameters = [*policy.parameters(), *critic.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=c.learning_rate, eps=1e-5, fused=True)
-    updates = c.total_steps // (c.environments * c.rollout_steps)
+    updates = max(1, int(c.total_steps * share) // (c.environments * c.rollout_steps))
     running, curve = np.zeros(c.environments), []
     for update in range(updates):
         for group in optimiser.param_groups:

@@ -151,6 +151,8 @@ def load_demonstrations(
         ]
     else:
         rows = _load(settings, "demonstrations", split, as_demonstration)
+    if limit is None and split == "train":
+        limit = settings.data.demonstration_limit
     return rows[:limit]
 
 

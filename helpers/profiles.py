@@ -36,6 +36,7 @@ from helpers.errors import UserError, sentence
 from helpers.paths import ROOT
 
 SETTINGS = Path(__file__).resolve().parent / "settings"
+MINUTES = ("embedded", "quick")  # profiles whose stages are made in minutes, and so made anew
 
 # The settings that name a source, and the words that mean one which needs no hub; anything else is
 # a path or a hub id.
@@ -205,6 +206,7 @@ class Data(Section):
     demonstrations: Text
     review_limit: Count | None
     pair_limit: Count | None
+    demonstration_limit: Count | None
 
 
 class Sft(Section):
@@ -358,6 +360,13 @@ class Preference(Section):
         return self
 
 
+class Study(Section):
+    """`study`: notebooks' own experiments that no other section sizes."""
+
+    repeats: Annotated[int, Field(ge=2, le=1000), NUMBER]
+    control_share: Annotated[float, Field(gt=0, le=1), NUMBER]
+
+
 class Settings(Section):
     """One profile's settings with attribute access, e.g. `settings.ppo.kl_coef`.
 
@@ -378,6 +387,7 @@ class Settings(Section):
     evaluation: Evaluation
     feedback: Feedback
     preference: Preference
+    study: Study
     out: Annotated[str, BeforeValidator(_folder)] | None
     name: str
     seed: Seed

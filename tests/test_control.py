@@ -93,3 +93,15 @@ def test_the_number_of_threads_is_as_before():
     before = torch.get_num_threads()
     control.evaluate_control("CartPole-v1", control.mlp(4, 2, 8, 0.01), 2)
     assert torch.get_num_threads() == before
+
+
+def test_a_share_of_the_steps_is_taken_and_a_tiny_one_is_one_update():
+    config = control.ControlConfig(environments=2, rollout_steps=8, total_steps=160, epochs=1)
+    seen = []
+    for share in (1.0, 0.5, 1e-6):
+        rollouts = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(control, "improve", lambda *_, rollouts=rollouts: rollouts.append(1))
+            control.train_control("CartPole-v1", config, share=share)
+        seen.append(len(rollouts))
+    assert seen == [10, 5, 1]

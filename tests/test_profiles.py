@@ -14,6 +14,7 @@ from helpers import feedback_loop
 from helpers.engine import hub
 from helpers.errors import UserError
 from helpers.profiles import (
+    MINUTES,
     SETTINGS,
     Count,
     Feedback,
@@ -31,7 +32,7 @@ from helpers.profiles import (
 
 def test_every_shipped_profile_loads_and_has_the_same_keys():
     keys = {name: set(flatten(load_profile(name).as_dict())) for name in profile_names()}
-    assert {"embedded", "smollm2", "gpt2", "a100"} <= set(keys)
+    assert {"embedded", "quick", "smollm2", "gpt2", "a100"} <= set(keys)
     assert len({frozenset(k) for k in keys.values()}) == 1
 
 
@@ -93,9 +94,26 @@ def test_whatever_a_profile_fetches_from_the_hub_has_its_revision(name):
     values = [one for value in read.values()
               for one in (value if isinstance(value, list | tuple) else [value])]
     ids = [source for value in values if "/" in str(value) and (source := hub.parse(str(value)))]
-    assert bool(ids) == (name != "embedded")
+    assert bool(ids) == (name not in MINUTES)
     for source in ids:
         assert re.fullmatch(r"[0-9a-f]{40}|refs/pr/\d+", source.revision or ""), source
+
+
+SIZES = re.compile(r"""(data\.\w+_limit | \w+\.(eval_rows|eval_pairs|eval_prompts)
+    | (ppo|ppo_trl)\.(updates|\w*batch\w*|epochs|max_new_tokens|total_episodes|best_of)
+    | evaluation\.(prompts|resamples)
+    | preference\.(prompts|draws|rows|\w*epochs|updates|batch_size)
+    | feedback\.(ratings|questions|held_out|steps|test_pairs|best_of|ppo_updates|ppo_runs)
+    | study\.\w+)""", re.X)
+
+
+def test_quick_is_embedded_with_smaller_sizes_and_nothing_else():
+    own = flatten(yaml.safe_load((SETTINGS / "quick.yaml").read_text(encoding="utf-8")))
+    embedded, quick = (flatten(load_profile(name).as_dict()) for name in ("embedded", "quick"))
+    assert {key for key in embedded if embedded[key] != quick[key]} == {*own, "name"}
+    for key, value in own.items():
+        assert SIZES.fullmatch(key), f"{key} is no size"
+        assert embedded[key] is None or value < embedded[key], key
 
 
 def test_the_large_profile_quantises_the_reward_model_and_nothing_else():

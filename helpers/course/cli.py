@@ -14,6 +14,7 @@ from helpers.course import environment
 from helpers.errors import UserError, printable
 from helpers.paths import ROOT, child_environment
 
+LEAST_COVERED = 90  # per cent of the lines of helpers/ that the tests run
 TEST_MINUTES = 120  # several times what the slowest machine has needed for all tests
 
 
@@ -86,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     script.add_argument("number", metavar="NN", help="such as 04")
     for sub in (course, run, script):
         sub.add_argument("--profile", default="embedded",
-                         help="embedded, smollm2, gpt2, a100 or a YAML file")
+                         help="embedded, quick, smollm2, gpt2, a100 or a YAML file")
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                          help="override a setting, such as ppo.kl_coef=0.1; may be repeated")
         sub.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE",
@@ -117,7 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     for name, text in (
             ("test", "run the tests (not the notebooks)"),
-            ("test-slow", "run the tests that make the world anew or train for minutes")):
+            ("test-slow", "run the tests that make the world anew or train for minutes"),
+            ("coverage", "run the tests and say which lines of helpers/ they ran")):
         command(name, text).epilog = "Other arguments are handed to pytest."
     regress = command("regress", "compare the notebooks' outputs with those of a run (nbval)")
     regress.add_argument("--notebooks", metavar="NN,NN")
@@ -130,6 +132,12 @@ def build_parser() -> argparse.ArgumentParser:
     gpu = command("gpu-check", "train a full-size GPT-2 on a GPU and store the figures")
     gpu.epilog = "Other arguments are handed to benchmarks/gpu_check.py."
     command("lab", "open the notebooks in JupyterLab")
+    web = command("book", "make a web book of the course, from what its notebooks hold")
+    web.add_argument("--out", metavar="DIR", help="write html/ there; runs/book when not given")
+    solutions = command("solutions", "print the solutions of a notebook's exercises")
+    solutions.add_argument("number", metavar="NN", help="such as 04")
+    solutions.add_argument("--without", metavar="FILE",
+                           help="write a copy of the notebook that has no solutions")
     command("lint", "check notebooks and code")
     command("sync", "write the helpers' source into the notebooks' cells that show it")
     data = command("data", "build the embedded world again (data/build.py)")
@@ -151,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     refresh.add_argument("numbers", nargs="*", metavar="NN", help="all when none is given")
     refresh.add_argument("--stored", action="store_true",
                          help="take the outputs of the last make course, execute nothing")
-    clean = command("clean", "remove caches, runs/ and the stages of embedded")
+    clean = command("clean", "remove caches, runs/ and the stages of embedded and quick")
     clean.add_argument("--all", action="store_true",
                        help="the stages of the other profiles too, which may have taken hours")
     command("results", "write the last run's figures into the README's table")
@@ -166,7 +174,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     arguments, arguments.rest = build_parser().parse_known_args(argv)
     if arguments.rest and arguments.command not in (
-            "test", "test-slow", "hub", "gpu-check", "data"):
+            "test", "test-slow", "coverage", "hub", "gpu-check", "data"):
         raise UserError(f"unrecognised arguments {' '.join(arguments.rest)}; "
                         f"`python -m helpers {arguments.command} --help` lists what there is.")
     return arguments
@@ -250,6 +258,13 @@ def _test_slow(arguments) -> int:
     return _pytest("slow", "load", arguments.rest)
 
 
+def _coverage(arguments) -> int:
+    """The tests as `test` runs them, and what of helpers/ ran, in processes they start as well."""
+    return _pytest("not slow", "loadfile", [
+        "--cov=helpers", "--cov-report=term:skip-covered", f"--cov-fail-under={LEAST_COVERED}",
+        *arguments.rest])
+
+
 def _pytest(marked: str, share: str, rest: list[str]) -> int:
     """Run pytest on the tests so marked; one limit for all of it ends what hangs.
 
@@ -310,6 +325,18 @@ def _gpu_check(arguments) -> int:
 
 def _lab(arguments) -> int:
     return _python("-m", "jupyter", "lab", "notebooks")
+
+
+def _book(arguments) -> int:
+    from helpers.course.upkeep import book
+
+    return book.book(Path(arguments.out).resolve() if arguments.out else None)
+
+
+def _solutions(arguments) -> int:
+    from helpers.course import solutions
+
+    return solutions.solutions(arguments.number, arguments.without)
 
 
 def _lint(arguments) -> int:

@@ -29,7 +29,7 @@ from typing import Any
 from helpers.engine import sources
 from helpers.errors import UserError, saving
 from helpers.paths import ROOT, sweep
-from helpers.profiles import Settings, flatten
+from helpers.profiles import MINUTES, Settings, flatten
 
 EVERY = ("dtype", "mixed_precision", "data.*", "models.*")
 # stage: (number of the notebook that makes it, settings it depends on)
@@ -123,8 +123,8 @@ def unfinished(stage: str, settings: Settings, parents: Sequence[str] = ()) -> P
     """Where a training that is to become `stage` keeps what it needs to go on after a stop.
 
     The folder belongs to these settings, these parents and this code: with others training begins
-    anew, in another folder. `save_stage` removes all of a stage's. Under `embedded`, where training
-    takes minutes, it begins anew every time.
+    anew, in another folder. `save_stage` removes all of a stage's. Under `embedded` and `quick`,
+    where training takes minutes, it begins anew every time.
     """
     from helpers.engine import place
 
@@ -133,7 +133,7 @@ def unfinished(stage: str, settings: Settings, parents: Sequence[str] = ()) -> P
                {name: stage_hash(name, settings) for name in parents}]
     text = json.dumps(made_of, sort_keys=True)
     folder = _unfinished(stage, settings) / hashlib.sha256(text.encode()).hexdigest()[:16]
-    if settings.name == "embedded":
+    if settings.name in MINUTES:
         place.once(lambda: shutil.rmtree(folder, ignore_errors=True))
     return folder
 
@@ -311,13 +311,13 @@ def reason_to_make(stage: str, settings: Settings) -> str | None:
     """Why a stage has to be made now, or None when what is there is used.
 
     Whatever is to be replaced is moved aside first, to `<stage>.replaced`. A stage that other code
-    or other libraries made is made anew under `embedded`; under other profiles, where it may have
-    cost hours, it is named and used.
+    or other libraries made is made anew under `embedded` and `quick`; under other profiles, where
+    it may have cost hours, it is named and used.
 
     Raises:
-        UserError: it is damaged, under another profile than `embedded`.
+        UserError: it is damaged, under another profile than those two.
     """
-    folder, own = Path(settings.artifacts) / stage, settings.name != "embedded"
+    folder, own = Path(settings.artifacts) / stage, settings.name not in MINUTES
     where = f"artifacts/{settings.name}/{stage}"
     broken = damage(stage, settings)
     if broken and own:
@@ -363,6 +363,8 @@ def relevant_settings(stage: str, settings: Settings) -> dict[str, Any]:
             chosen["models.quantise"] = "none"
     if not chosen.get("models.chat_template", True):
         del chosen["models.chat_template"]  # stages made before there was one are as good
+    if chosen.get("data.demonstration_limit", 0) is None:
+        del chosen["data.demonstration_limit"]  # as above
     chosen["seed"] = settings.seed
     chosen["data.files"] = sources.fingerprint(settings)
     return dict(sorted(chosen.items()))

@@ -5,7 +5,8 @@ from helpers.course.upkeep import clean
 
 def world(root):
     gone = ["runs/embedded/summary.json", "artifacts/embedded/sft/stage.json",
-            "helpers/engine/__pycache__/x.pyc", ".ruff_cache/x", "tests/artefacts/page.png"]
+            "artifacts/quick/sft/stage.json", "helpers/engine/__pycache__/x.pyc", ".ruff_cache/x",
+            "tests/artefacts/page.png"]
     other = ["artifacts/gpt2/sft/model.safetensors"]
     stay = ["ratings/mine.jsonl", "runs/embedded/feedback/07_ratings.jsonl",
             "runs/labels/pairs.jsonl",
@@ -27,7 +28,7 @@ def test_what_is_made_again_in_minutes_goes_and_all_else_stays(tmp_path, capsys)
     assert not there(tmp_path, gone) and there(tmp_path, [*other, *stay]) == [*other, *stay]
     said = capsys.readouterr().out
     assert "kept          0.1 MB  artifacts/gpt2/ (--all removes it too)" in said
-    assert "kept          0.1 MB  ratings/" in said and "0.5 MB are free again." in said
+    assert "kept          0.1 MB  ratings/" in said and "0.6 MB are free again." in said
 
 
 def test_all_removes_the_stages_of_other_profiles_and_no_ratings(tmp_path):

@@ -367,7 +367,7 @@ def test_the_course_on_a_gpu_needs_a_runner_and_leaves_what_it_made():
     assert 'doctor --profile "$PROFILE"' in commands
     assert 'make course PROFILE="$PROFILE"' in commands
     options = workflow("gpu.yml")[True]["workflow_dispatch"]["inputs"]["profile"]["options"]
-    assert set(options) == set(profiles.profile_names()) - {"embedded"}
+    assert set(options) == set(profiles.profile_names()) - {*profiles.MINUTES}
 
 
 def test_the_readme_and_notebook_04_show_the_forms_that_rows_may_have():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from helpers.errors import UserError, no_saving
 from helpers.paths import ROOT
+from helpers.profiles import MINUTES
 
 CACHES = (".pytest_cache", ".ruff_cache", "tests/artefacts", "build", "dist")
 SAID = ("feedback", "labels", "chat")  # folders below runs/ that hold what people said
@@ -16,14 +17,15 @@ PROGRAMS = ("helpers", "tests", "data", "benchmarks")  # with a `__pycache__` in
 def clean(everything: bool = False, root: Path = ROOT) -> int:
     """Remove caches, executed notebooks and stages that are made again in minutes; 0.
 
-    Ratings and the environment stay. So do the stages of other profiles than `embedded`, which may
-    have taken hours, unless `everything` is asked for; they are named with their size.
+    Ratings and the environment stay. So do the stages of profiles other than `embedded` and
+    `quick`, which may have taken hours, unless `everything` is asked for; they are named with
+    their size.
 
     Raises:
         UserError: something cannot be removed.
     """
     stages = [p for p in sorted((root / "artifacts").glob("*")) if p.is_dir()]
-    kept = [] if everything else [p for p in stages if p.name != "embedded"]
+    kept = [] if everything else [p for p in stages if p.name not in MINUTES]
     gone = [p for p in stages if p not in kept]
     said = [p for p in (root / "runs").rglob("*") if p.is_dir() and p.name in SAID]
     gone += _without(root / "runs", said)
