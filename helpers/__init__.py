@@ -20,7 +20,7 @@
 | `ppo_diagnostics` | what to look at while it runs | 05 |
 | `preference` | beside PPO: losses of pairs and groups, best-of-n, their optima | 08 |
 | `control` | PPO on small environments | 05 |
-| `trl_adapter` | what stands between the course and TRL | 06, 08 |
+| `trl_adapter` | what stands between the course and TRL | 04, 06, 08 |
 | `gridworld` | the map of notebook 01 | 01 |
 | `feedback` | the store of ratings, and what is made of it | 01, 07 |
 | `feedback_loop` | ratings change the reward model and what follows it | 07 |
