@@ -141,6 +141,8 @@ FILES = [
     File("an index", ".csv", lambda r: pandas.DataFrame(r).to_csv().encode()),
     File("spaces in the header", ".csv",
          lambda r: table([{f" {k} ": v for k, v in x.items()} for x in r]).encode()),
+    File("a spreadsheet's capitals", ".csv", lambda r: table(
+        [{name.title().replace("_", " "): v for name, v in row.items()} for row in r]).encode()),
     File("empty columns at the end", ".csv",
          lambda r: table([x | {"": "", " ": ""} for x in r]).encode()),
     File("commas behind each row", ".csv", lambda r: (
@@ -316,6 +318,8 @@ ARENA = {"prompt": json.dumps([ASKED]), "response_a": json.dumps([YES]),
          "winner_tie": 0}
 TALKS = {"conversation_a": [user(ASKED), answer(YES)], "conversation_b": [user(ASKED), answer(NO)],
          "winner": "model_a"}
+OPENAI = {"input": {"messages": [user(ASKED)]}, "preferred_output": [answer(YES)],
+          "non_preferred_output": [answer(NO)]}
 ULTRA = {"instruction": ASKED, "completions": [{"response": YES, "overall_score": 8},
                                                {"response": NO, "overall_score": 2}]}
 TALK = {"messages": [user(ASKED), answer(YES)]}
@@ -443,6 +447,14 @@ ROWS: dict[str, dict[str, tuple[dict, Any]]] = {
             ULTRA | {"completions": [{"overall_score": 1}, {"overall_score": 2}]},
             Bad("'response' is empty")),
         **each("UltraFeedback", "instruction", ULTRA, EMPTY + OTHER, "instruction"),
+        "columns of other forms beside": (
+            TRL | {"chosen_response": "x", "preferred_output": "y", "completions": None}, pair()),
+        "OpenAI, preferences": (OPENAI, pair()),
+        **each("OpenAI", "input", OPENAI,
+               [*EMPTY, *OTHER, ("messages at once", [user(ASKED)]),
+                ("no messages", {"model": "x"}), ("empty messages", {"messages": []})],
+               "'input' is"),
+        **each("OpenAI", "preferred_output", OPENAI, EMPTY + OTHER, "'preferred_output'"),
     },
     "demonstrations": {
         "messages": (TALK, SHOWN),

@@ -86,6 +86,8 @@ def _files(path: Path) -> list[Path]:
 def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str | None,
                 form: str | None, whole: bool) -> bool:
     table = read_table(path)
+    if not table.rows:
+        raise UserError(f"{path.name} is empty; it must hold at least one row.")
     if kind == "ratings" or kind is None and _are_ratings(table.rows):
         return _check_ratings(path, table)
     _say(f"{path.name}: {table.form}{''.join(f', {d}' for d in table.details)}")
@@ -94,8 +96,6 @@ def _check_file(path: Path, kind: str | None, tokenizer: str | None, write: str 
     if kind in (None, "preferences"):
         table.rows = choices_of_tools(table.rows, path.name)
     kind = kind or _kind(path, table)
-    if not table.rows:
-        raise UserError(f"{kind}: {path.name} is empty; it must hold at least one row.")
     manner = form_of_row(table.rows[0], kind)
     if manner is None:
         raise UserError(f"{kind}: {path.name} has the columns {columns_of(table.rows[0])}; it "

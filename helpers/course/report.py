@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from helpers.course import luck
+from helpers.engine.artifacts import session
 from helpers.errors import UserError
 from helpers.paths import ROOT
 from helpers.profiles import Settings
@@ -36,6 +38,7 @@ def pipeline(number: str) -> None:
     reads on a light page and on a dark one.
     """
     number = f"{int(number):02d}" if str(number).isdigit() else str(number)
+    session["notebook"] = number
     if number not in [step[0] for step in STEPS]:
         known = ", ".join(step[0] for step in STEPS)
         raise UserError(f"the pipeline has no notebook {number!r}; it has {known}.")
@@ -81,7 +84,9 @@ def _show(bundle: dict[str, str]) -> None:
 def record(**metrics: float) -> None:
     """Print headline numbers and hand them to the runner for `summary.json`.
 
-    A number that is not finite is recorded as missing (null), since JSON has no other word.
+    A number that is not finite is recorded as missing (null), since JSON has no other word. Under
+    the embedded profile as it stands, the range of the stored runs with other seeds and on other
+    machines is printed behind each number that has one.
 
     Raises:
         UserError: a value that is not a number.
@@ -89,9 +94,15 @@ def record(**metrics: float) -> None:
     tidy: dict[str, float | int | None] = {}
     for name, value in metrics.items():
         tidy[name] = _number(name, value)
+    stock = session.get("stock") and session.get("notebook")
+    ranges = luck.spread(session["notebook"]) if stock else {}
     width = max((len(name) for name in tidy), default=0)
     for name, value in tidy.items():
-        print(f"{name:<{width}}  {'not a finite number' if value is None else f'{value:.4g}'}")
+        shown = "not a finite number" if value is None else f"{value:.4g}"
+        if name in ranges:
+            of = ranges[name]
+            shown = f"{shown:<11}in {of.runs} stored runs: {of.low:.4g} to {of.high:.4g}"
+        print(f"{name:<{width}}  {shown}")
     target = os.environ.get("RLHF_METRICS_FILE")
     if target:
         with open(target, "a", encoding="utf-8") as file:

@@ -55,7 +55,8 @@ def start(
     if profile.endswith((".yaml", ".yml")):
         profile = str(Path(profile).expanduser().resolve())
     settings = profiles.load_profile(profile, overrides, seed)
-    session.update(profile=profile, started=time.monotonic())
+    session.update(profile=profile, started=time.monotonic(),
+                   stock=profile == "embedded" and not overrides)
     if settings.threads is not None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(settings.threads)

@@ -63,6 +63,9 @@ PAIRS: dict[str, Callable[[Row], Row]] = {
     "sharegpt": lambda r: {
         "conversations": _sharegpt(_turns(r["prompt"])),
         **{side: _sharegpt([_answer(r[side])])[0] for side in ("chosen", "rejected")}, **_more(r)},
+    "openai": lambda r: {
+        "input": {"messages": _turns(r["prompt"])}, "preferred_output": [_answer(r["chosen"])],
+        "non_preferred_output": [_answer(r["rejected"])], **_more(r)},
 }
 COMPARISONS: dict[str, Callable[[Row], Row]] = {
     "arena": _arena,

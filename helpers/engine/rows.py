@@ -86,6 +86,8 @@ FORMS: dict[str, tuple[Form, ...]] = {
         Form("TRL, prompt apart", ("prompt", "chosen", "rejected"),
              "texts, or message lists; scores in score_chosen and score_rejected"),
         Form("Argilla", ("instruction", "chosen_response", "rejected_response"), "texts"),
+        Form("OpenAI, preferences", ("input", "preferred_output", "non_preferred_output"),
+             "input: an object with messages; the outputs: lists of one message"),
         Form("TRL or HH, prompt within", ("chosen", "rejected"),
              "whole dialogues: HH's text, message lists, or texts that begin alike"),
     ),
@@ -153,6 +155,9 @@ def as_review(row: Row) -> Row:
 # --------------------------------------------------------------------------------------- pairs
 
 
+REJECTED = {"rejected", "rejected_response", "non_preferred_output"}  # one of them is in a pair
+
+
 def as_pair(row: Row) -> Row | None:
     """A preference pair, or None for a tie.
 
@@ -161,7 +166,7 @@ def as_pair(row: Row) -> Row | None:
         IrregularRow: what public datasets hold now and then.
     """
     form = form_of_row(row, "preferences")
-    if form is not None and "rejected" not in form.columns and "rejected_response" not in row:
+    if form is not None and not REJECTED & {*form.columns}:
         judged = _best_and_worst(row) if "completions" in form.columns else as_comparison(row)
         if judged["winner"] == "tie":
             return None
@@ -173,7 +178,7 @@ def as_pair(row: Row) -> Row | None:
         prompts = dict.fromkeys(("chosen", "rejected"), row["prompt"])
         sides = {side: row[side] for side in prompts}
     else:
-        prompts, sides = _sides(row)
+        prompts, sides = _sides(row, set(form.columns) if form is not None else set())
     if prompts["chosen"] != prompts["rejected"]:
         raise IrregularRow("the chosen and the rejected dialogue have different prompts")
     _check_asked(cast(str, prompts["chosen"]))
@@ -197,15 +202,22 @@ def _check_asked(prompt: str) -> None:
         raise IrregularRow("the prompt is empty: the user's last turn has no text")
 
 
-def _sides(row: Row) -> tuple[dict[str, str], dict[str, str]]:
-    """Prompt and response of both sides of a pair."""
+def _sides(row: Row, columns: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Prompt and response of both sides of a pair, from the columns of its form."""
     names = {"chosen": "chosen", "rejected": "rejected"}
     prompt = row.get("prompt")
-    if "conversations" in row:
+    if "conversations" in columns:
         prompt = row["conversations"]
-    elif "chosen_response" in row:
+    elif "chosen_response" in columns:
         names = {side: f"{side}_response" for side in names}
         prompt = row["instruction"]
+    elif "preferred_output" in columns:
+        names = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
+        asked = _parsed(row["input"])
+        if not isinstance(asked, dict) or not asked.get("messages"):
+            raise ValueError(
+                f"'input' is {shown(row['input'])}; it must be an object with messages")
+        prompt = asked["messages"]
     elif prompt is None and (found := _alike(row.get("chosen"), row.get("rejected"))):
         return found
     values = {side: unwritten(row.get(name)) for side, name in names.items()}

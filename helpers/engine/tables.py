@@ -14,6 +14,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sys
 import zlib
 from collections import Counter
@@ -223,6 +224,9 @@ def _csv(text: str, separator: str | None) -> Table:
     separator = separator or _separator(text)
     header, *records = _records(text, separator)
     names = [name.strip() for name in header]
+    written = [name for name in names if name]
+    if written and all(name[0].isupper() for name in written):  # as people write a spreadsheet's
+        names = [re.sub(r"\s+", "_", name.lower()) for name in names]
     twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
         raise _Fault(f" has two columns called {twice[0]!r}; rename one")
@@ -243,6 +247,8 @@ def _csv(text: str, separator: str | None) -> Table:
         between = SEPARATORS.get(separator, repr(separator))
         table.details.append(f"columns between {between}")
         table.notes.append(f"columns are read between {between}")
+    if names != [name.strip() for name in header]:
+        table.notes.append(f"its columns are read as {', '.join(name for name in names if name)}")
     if unnamed:
         table.notes.append("a column without a name is left out")
     return table

@@ -73,6 +73,20 @@ def test_on_another_machine_a_cell_may_ask_for_less():
     assert differences(old, new, numbers="shape") == []
 
 
+GOLD = "gold_after  0.67  in 5 stored runs: 0.61 to 0.88"
+
+
+@pytest.mark.parametrize("now, same", [
+    ("gold_after  0.84  in 5 stored runs: 0.61 to 0.88", True),
+    ("gold_after  1.20  in 9 stored runs: 0.61 to 1.30", True), ("gold_after  0.14", True),
+    ("gold_after  1.23  in 5 stored runs: 0.61 to 0.88", False), ("gold_after  0.1", False),
+    ("gold_after  not a finite number", False), ("gold_before  0.67", False)])
+def test_on_another_machine_a_recorded_number_stays_near_the_stored_runs(now, same):
+    assert bool(differences(printed(GOLD), printed(now), False, elsewhere="luck")) is not same
+    assert differences(printed(GOLD), printed(now), True, elsewhere="luck")
+    assert differences(printed("pairs 7"), printed("pairs 9"), False, elsewhere="luck") == []
+
+
 def test_tables_are_compared_by_cells_and_their_times_not_at_all():
     named = table(("SFT's", "time (s)"), ("1.02", "3.2"))
     assert differences(named, table(("SFT's", "time (s)"), ("1.02", "9.9"))) == []

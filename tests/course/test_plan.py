@@ -9,7 +9,7 @@ import step_memory
 import torch
 
 from benchmarks.shared.memory import measure_alone
-from helpers.course import plan
+from helpers.course import doctor, plan
 from helpers.errors import UserError
 from helpers.profiles import load_profile
 
@@ -171,6 +171,10 @@ MEASURED = [
 ]
 
 
+# With the instructions that PyTorch is told to leave alone taken as not there.
+BF16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512") and doctor.cpu_bf16()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["text", "score"])
 def test_the_plan_is_what_training_takes(task):
@@ -181,6 +185,8 @@ def test_the_plan_is_what_training_takes(task):
     """
     rows, length, found = 4, 128, {}
     for name, kind, way in MEASURED:
+        if way.autocast and not BF16:
+            continue  # emulated, a step of it takes minutes; the plan is the same on any machine
         if kind == task:
             arguments = name, kind, json.dumps(vars(way)), rows, length
             megabytes = measure_alone(str(SCRIPT), *arguments)["megabytes"]

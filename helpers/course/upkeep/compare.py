@@ -7,8 +7,11 @@ A cell says in its metadata how its numbers are compared, under the key `compare
     {"numbers": "timing"}           they are times, rates or memory and never compared
     {"numbers": "shape"}            what is said depends on times, so only the kinds of output and
                                     the shapes of tables are compared
+    {"numbers": "luck"}             lines of `course.record`: a number with the range of stored runs
+                                    behind it may lie as far away as twice the width of that range;
+                                    one without a range is not compared
     {"elsewhere": …}                the same, for a run on another machine than the stored one; it
-                                    is "shape" where luck decides there
+                                    is "shape" or "luck" where luck decides there
 
 Without it whole numbers are compared exactly and others to one unit of their last printed digit. A
 number with a unit of time, rate or memory behind it, in a table's column that is called so, or of a
@@ -26,7 +29,7 @@ from typing import Any
 from helpers.errors import UserError
 
 Rule = str | dict[str, float]
-PRINTED, SHAPE, TIMING, EXACT = "printed", "shape", "timing", "exact"
+PRINTED, SHAPE, TIMING, EXACT, LUCK = "printed", "shape", "timing", "exact", "luck"
 UNIT = (r"(?:s|secs?|seconds?|ms|milliseconds?|µs|min|minutes?|hours?|[kKMG]i?B|megabytes?"
         r"|(?:tokens|episodes|pairs|rows|texts|steps|updates|samples|examples)"
         r" ?(?:/ ?s|/ ?min|(?:a|per) (?:second|minute))|/ ?s|(?:a|per) second"
@@ -47,6 +50,8 @@ WITHOUT_MEANING = (  # what differs between two runs and means nothing
     (re.compile(r"\b\d{1,2}:\d{2}(:\d{2})?(\.\d+)?\b"), "CLOCK"),
     (re.compile(r"0x[0-9a-f]{6,}"), "ADDRESS"),
 )
+RECORDED = re.compile(r"(?P<name>\w+) +(?P<value>\S+) +in \d+ stored runs: "
+                      r"(?P<low>\S+) to (?P<high>\S+)$")
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -93,7 +98,7 @@ def check_metadata(metadata: dict[str, Any]) -> None:
             (name, value), *more = [*rule.items()] or [("", 0)]
             good = not more and name in ("absolute", "relative") and value > 0
         else:
-            good = rule in (EXACT, TIMING, PRINTED, SHAPE)
+            good = rule in (EXACT, TIMING, PRINTED, SHAPE, LUCK)
         if not good:
             raise UserError(wrong)
 
@@ -164,6 +169,9 @@ def _compare_text(one: str, other: str, kind: str, found: Found) -> None:
 
 
 def _compare_line(old: str, new: str, found: Found) -> None:
+    if found.rule == LUCK:
+        _compare_recorded(old, new, found)
+        return
     before, after = list(numbers_of(old)), list(numbers_of(new))
     if _wording(old) != _wording(new) or len(before) != len(after):
         found.differences.append(f"{old.strip()!r} before, {new.strip()!r} now")
@@ -177,6 +185,27 @@ def _compare_line(old: str, new: str, found: Found) -> None:
         if not apart <= allowed * (1 + 1e-9) + 1e-12:
             found.differences.append(f"{one[0]} before, {other[0]} now (at most {allowed:g} apart) "
                                      f"in {new.strip()!r}")
+
+
+def _compare_recorded(old: str, new: str, found: Found) -> None:
+    """A line of `course.record`; the stored range says how far the number may lie."""
+    recorded = RECORDED.match(old.strip())
+    if recorded is None:
+        return
+    if recorded["name"] != new.split()[0]:
+        found.differences.append(f"{old.strip()!r} before, {new.strip()!r} now")
+        return
+    allowed = 2 * (float(recorded["high"]) - float(recorded["low"]))
+    allowed = max(allowed, tolerance(recorded["value"], PRINTED))
+    now = new.split()[1]
+    found.numbers += 1
+    try:
+        apart = abs(float(recorded["value"]) - float(now))
+    except ValueError:  # "not a finite number"
+        apart = float("nan")
+    if not apart <= allowed * (1 + 1e-9):
+        found.differences.append(f"{recorded['name']}: {recorded['value']} before, {now} now (at "
+                                 f"most {allowed:.4g} apart, twice the range of stored runs)")
 
 
 def _wording(line: str) -> str:
