@@ -8,7 +8,7 @@ divided by that of best-of-n at the same KL (the draws that ppo_long.json has st
 models and task). What a policy pays besides its episodes is counted as episodes as well: those that
 warm up a critic or fit a normaliser are taken from its training.
 
-`--keep` adds the arms to what is stored, if models and task are the same.
+`--keep` adds the arms and seeds that are not stored yet, if models and task are the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.shared import imdb_task, store
-from helpers import course, evaluation, ppo_trainer, trl_adapter
+from helpers import course, evaluation, ppo_trainer, preference, trl_adapter
 from helpers.engine.place import inner_model
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -55,14 +55,21 @@ ARMS: dict[str, dict] = {
     "value clip × 50": {"task": {"value_clip_range": 10.0}},
     "batch / 2, learning rate × 0.6, 3 epochs, β / 3": {
         "task": {"batch_size": 64, "learning_rate": 4e-4, "epochs": 3, "kl_coef": 0.05}},
+    "paid on the way, every 3 tokens": {"way": 3},
+    "paid on the way, batch / 2": {"way": 3, "task": {"batch_size": 64}},
+    "only biases and norms, learning rate × 7": {"freeze": "all", "task": {"learning_rate": 5e-3}},
     "one step for a whole batch, 4 epochs, learning rate × 0.7": {
         "task": {"mini_batches": 1, "epochs": 4, "learning_rate": 5e-4}},
 }
 
 
-def freeze_embeddings(policy) -> None:
-    """Leave the (tied) embedding and the positions as they are."""
+def freeze_embeddings(policy, how: bool | str = True) -> None:
+    """Leave the (tied) embedding and the positions as they are; "all": every matrix."""
     inner = inner_model(policy)
+    if how == "all":
+        for name, weights in inner.named_parameters():
+            weights.requires_grad_(name.endswith("bias") or ".ln_" in name)
+        return
     for module in (inner.get_input_embeddings(), getattr(inner.transformer, "wpe", None)):
         if module is not None:
             module.requires_grad_(False)
@@ -101,11 +108,14 @@ def train_ours(job, settings, arm: dict):
             value_model=value_model).train(job.train[-spent:])
         value_model.requires_grad_(True)
     if arm.get("freeze"):
-        freeze_embeddings(policy)
+        freeze_embeddings(policy, arm["freeze"])
     group = arm.get("group", 1)
-    trainer = ppo_trainer.PPO(
+    kind, more = ppo_trainer.PPO, {}
+    if arm.get("way"):
+        kind, more = preference.PaidOnTheWay, {"every": arm["way"]}
+    trainer = kind(
         policy, job.reference, against_siblings(job.reward_fn) if group > 1 else job.reward_fn,
-        job.tokenizer, config, value_model=value_model)
+        job.tokenizer, config, value_model=value_model, **more)
     if group == 1:
         trainer.train(job.train)
     else:
@@ -187,6 +197,8 @@ def main() -> int:
             raise SystemExit("what is stored belongs to other models or another task.")
         curve, before = best_of_n(job.made_of), job.before
         for seed in arguments.seeds:
+            if any((row["arm"], row["seed"]) == (name, seed) for row in rows):
+                continue
             settings = course.start("embedded", job.overrides, seed)
             start = time.process_time()
             train = train_trl if arm.get("trainer") == "TRL" else train_ours
@@ -201,14 +213,14 @@ def main() -> int:
             share = evaluation.share_of_best_of_n(row["reward_gain"], row["kl"], curve)
             row["share"] = None if math.isnan(share) else round(share, 3)
             row["objective_gain"] = round(row["reward_gain"] - FIRST["kl_coef"] * row["kl"], 4)
-            rows = [r for r in rows if (r["arm"], r["seed"]) != (name, seed)] + [row]
+            rows.append(row)
             print(f"{name:<40} seed {seed}: gain {row['reward_gain']:5.2f} at {row['kl']:5.2f}"
                   f" nats, share {row['share']}, gold {row['gold_gain']:.3f}, distinct "
                   f"{row['distinct']:.2f}, {seconds:.0f} s of processor", flush=True)
-        store.save("first_nats", rows, made_of=job.made_of, before=before, first=FIRST,
-                   changes={key: value for key, value in ARMS.items()
-                            if any(row["arm"] == key for row in rows)},
-                   arms=summary(rows), threads_used=arguments.threads)
+            store.save("first_nats", rows, made_of=job.made_of, before=before, first=FIRST,
+                       changes={key: value for key, value in ARMS.items()
+                                if any(row["arm"] == key for row in rows)},
+                       arms=summary(rows), threads_used=arguments.threads)
     return 0
 
 

@@ -102,6 +102,30 @@ def of_reviews() -> list[Figure]:
     ]
 
 
+def longer_share(right: list[str], wrong: list[str]) -> float:
+    """How often a text of `right` has more words than one of `wrong`; a draw counts half."""
+    sizes = [[len(text.split()) for text in texts] for texts in (right, wrong)]
+    return mean((a > b) + 0.5 * (a == b) for a in sizes[0] for b in sizes[1])
+
+
+def of_lengths() -> list[Figure]:
+    """What a ruler would score on each evaluation set; near one half, length says nothing."""
+    settings, figures = load_profile("embedded"), []
+    sets = {split: loaders.load_reviews(settings, split)[:1000] for split in ("test", loaders.OOD)}
+    sets["hand-written"] = [json.loads(line) for line in lines("handwritten/reviews.jsonl")]
+    for name, rows in sets.items():
+        sides = [[r["text"] for r in rows if r["label"] == label] for label in (1, 0)]
+        figures.append(Figure("lengths", f"the longer review is the positive one, {name}",
+                              longer_share(*sides), 0.4, 0.6))
+    pairs = {split: loaders.load_pairs(settings, split) for split in ("test", loaders.OOD)}
+    pairs["hand-written"] = loaders.load_handwritten()
+    for name, rows in pairs.items():
+        figures.append(Figure(
+            "lengths", f"the longer response was chosen, {name}",
+            mean(longer_share([r["chosen"]], [r["rejected"]]) for r in rows), 0.45, 0.55))
+    return figures
+
+
 def of_dialogues() -> list[Figure]:
     """Variety of the dialogues, and whether damage costs."""
     rows = write_dialogues.make_dialogues(20_000, 0, "train")
@@ -315,7 +339,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slow", action="store_true", help="attack the judges as well")
     args = parser.parse_args(argv)
     figures = []
-    for part in (of_reviews, of_dialogues, of_pairs, of_samples):
+    for part in (of_reviews, of_dialogues, of_lengths, of_pairs, of_samples):
         for figure in part():
             figures.append(figure)
             print(figure.row(), flush=True)

@@ -4,7 +4,7 @@
 |---|---|---|
 | `errors` | the error that is one sentence for the reader | 01, 05, 06, 07 |
 | `paths` | where the course's own files are | |
-| `profiles` | validated settings, read from `settings/` | 04, 06 |
+| `profiles` | validated settings, read from `settings/` | 04, 05, 06 |
 | `data` | loaders of reviews, pairs, comparisons, demonstrations | 02, 03, 04, 05, 06, 07, 08 |
 | `models` | load, save, place and shape any model | 02, 03, 04, 05, 06, 07, 08 |
 | `scratch` | tokenizer, language model and classifier from random weights | 02 |
@@ -20,7 +20,7 @@
 | `ppo_diagnostics` | what to look at while it runs | 05 |
 | `preference` | beside PPO: losses of pairs and groups, best-of-n, their optima | 08 |
 | `control` | PPO on small environments | 05 |
-| `trl_adapter` | what stands between the course and TRL | 06, 08 |
+| `trl_adapter` | what stands between the course and TRL | 04, 06, 08 |
 | `gridworld` | the map of notebook 01 | 01 |
 | `feedback` | the store of ratings, and what is made of it | 01, 07 |
 | `feedback_loop` | ratings change the reward model and what follows it | 07 |

@@ -231,13 +231,19 @@ def test_other_training_data_have_another_fingerprint(tmp_path):
 
 def test_handwritten_pairs_have_the_schema_of_all_pairs():
     rows = data.load_handwritten()
-    assert len(rows) >= 60
+    assert len(rows) >= 128
     for row in rows:
         assert set(row) == {"prompt", "chosen", "rejected", "probability", "score_gap", "topic",
                             "source"}
         assert row["prompt"].startswith(data.HUMAN) and row["prompt"].endswith("Assistant:")
         assert row["chosen"].strip() != row["rejected"].strip()
     assert any(data.ASSISTANT + " " in row["prompt"] for row in rows)  # some have turns before
+
+
+def test_a_ruler_scores_one_half_on_the_handwritten_pairs():
+    """In the first 64 the better answer was always the longer one, and any taste for length won."""
+    longer = [len(row["chosen"]) > len(row["rejected"]) for row in data.load_handwritten()]
+    assert 0.45 <= sum(longer) / len(longer) <= 0.55
 
 
 # --- bad input: one sentence with file, row and remedy

@@ -25,11 +25,9 @@ from helpers.exercises.notebook_03 import (
     check_untrained_loss,
 )
 from helpers.exercises.notebook_04 import (
-    check_bradley_terry_loss,
+    check_best_of,
     check_fooling_probe,
-    check_last_token_pooling,
     check_length_bias,
-    check_length_sorted_batches,
 )
 from helpers.exercises.notebook_05 import (
     broken_runs,
@@ -40,7 +38,6 @@ from helpers.exercises.notebook_05 import (
     check_token_rewards,
 )
 from helpers.exercises.notebook_06 import (
-    check_best_of,
     check_draws_for_kl,
     check_response_mask,
 )
@@ -65,7 +62,6 @@ __all__ = [
     "check_best_of_n_kl",
     "check_bits_per_byte",
     "check_bootstrap",
-    "check_bradley_terry_loss",
     "check_broken_labels",
     "check_broken_runs",
     "check_clipped_loss",
@@ -74,10 +70,8 @@ __all__ = [
     "check_fair_win_rate",
     "check_fooling_probe",
     "check_gae",
-    "check_last_token_pooling",
     "check_leave_one_out",
     "check_length_bias",
-    "check_length_sorted_batches",
     "check_mask_turns",
     "check_own_reward",
     "check_plausible_trap",

@@ -1,8 +1,9 @@
-"""Checkers of notebook 04: loss, pooling, batches, a probe that fools, a bias to length."""
+"""Checkers of notebook 04: best of n without luck, a probe that fools, a bias to length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,190 +13,51 @@ from helpers.exercises.frame import (
     NotRight,
     call,
     checker,
-    name_mistakes,
     numbers,
 )
 
 # --- 04.1 ------------------------------------------------------------------------------------
 
-LOSS = {
-    "swapped": "this rewards the rejected response; is it chosen minus rejected?",
-    "sign": "the sign is wrong: this goes up when the model gets better",
-    "sum": "this is the sum over the batch; its size would depend on the batch size",
-    "bits": "this is in bits; use the natural logarithm",
-    "margin sign": "the margin has the wrong sign: it must make the task harder",
-    "no margin": "the margin has no effect",
-    "one margin": "a margin per pair must count for its own pair",
-    "probability": "this is a mean of probabilities; take minus the logarithm of each",
+BEST_OF = {
+    "first n": "this is the best of the first n; the other scores know something too",
+    "all": "this is the best of all scores",
+    "worst": "this is the worst of n",
+    "with return": "here a score can be drawn twice; a subset holds each score once",
+    "mean": "this is the mean of all scores, which is best of one",
+    "one less": "these are subsets of n - 1",
+    "one more": "these are subsets of n + 1",
+    "sum": "this is a sum over all subsets; divide by their number",
 }
 
 
-def _loss(
-    chosen: Any, rejected: Any, margin: Any = 0.0, wrong: frozenset[str] = frozenset()
-) -> Any:
-    chosen, rejected, margin = (np.asarray(x, dtype=np.float64) for x in (chosen, rejected, margin))
-    if "swapped" in wrong:
-        chosen, rejected = rejected, chosen
-    margin = margin.mean() if "one margin" in wrong else margin
-    margin = margin * (0 if "no margin" in wrong else -1 if "margin sign" in wrong else 1)
-    losses = np.logaddexp(0, -(chosen - rejected - margin))
-    if "probability" in wrong:
-        losses = np.exp(-losses)
-    losses = losses / (np.log(2) if "bits" in wrong else 1) * (-1 if "sign" in wrong else 1)
-    return losses.sum() if "sum" in wrong else losses.mean()
+def _best_of(scores: Sequence[float], n: int, wrong: frozenset[str] = frozenset()) -> float:
+    n = min(len(scores), max(1, n + ("one more" in wrong) - ("one less" in wrong)))
+    pick = min if "worst" in wrong else max
+    if "first n" in wrong:
+        return pick(scores[:n])
+    if "all" in wrong:
+        return pick(scores)
+    if "mean" in wrong:
+        return float(np.mean(scores))
+    if "with return" in wrong:
+        ranked, size = sorted(scores, reverse="worst" in wrong), len(scores)
+        return sum(x * ((i + 1) ** n - i**n) / size**n for i, x in enumerate(ranked))
+    chosen = [pick(subset) for subset in combinations(scores, n)]
+    return sum(chosen) / (1 if "sum" in wrong else len(chosen))
 
 
 @checker
-def check_bradley_terry_loss(function: Callable) -> str:
-    """Exercise 04.1: `function(chosen, rejected, margin)`, the mean loss in nats."""
-    from torch import tensor
-
-    chosen, rejected = tensor([2.0, 0.0, -1.0]), tensor([0.0, 1.0, -1.0])
-    more = tensor([0.3, -1.4, 2.2, 0.9, 0.1]), tensor([1.1, -0.2, 0.4, -0.7, 1.6])
-    far = "a gap of -400 gives an infinite loss; F.logsigmoid does not overflow"
+def check_best_of(function: Callable) -> str:
+    """Exercise 04.1: `function(scores, n)`, expected best of n over all subsets of size n."""
     return Exercise(
-        _loss, LOSS,
-        [(chosen, rejected), more, (chosen, rejected, 0.5), (*more, 1.2),
-         (chosen, rejected, tensor([0.5, 0.0, 0.0])), (*more, tensor([0.0, 2.0, 0.3, 1.0, 0.0]))],
-        "the mean loss in nats, with margin, and safe for large gaps",
-        hint="take the mean over the batch",
-        extremes=[((tensor([-200.0]), tensor([200.0])), far)],
+        _best_of, BEST_OF,
+        [([0.5, -1.0, 1.0, 0.0, 2.0], 3), ([1.4, 0.2, -0.6, 0.9], 2), ([3.0, 1.0], 1),
+         ([3.0, 1.0], 2), ([0.3, -2.0, 0.7, 0.3, -0.4, 1.8], 4)],
+        "the average over all subsets, without luck", hint="one number for the whole list",
     ).check(function)
 
 
 # --- 04.2 ------------------------------------------------------------------------------------
-
-POOLING = {
-    "last column": "this reads the last column, which is padding in shorter rows",
-    "count": "right padding works, left padding does not: the count of real tokens is no position",
-    "first real": "this reads the first real token, which has seen nothing of the text",
-    "first column": "this reads the first column, which may be padding and has seen nothing",
-    "maximum": "this is the largest value of each row; wanted is the one at the last real token",
-    "mean": "this is a mean over real tokens; only the last one has seen the whole text",
-    "one less": "this is one position too early",
-    "one more": "this is one position too far; the first index is 0",
-}
-
-
-def _pool(values: Any, mask: Any, wrong: frozenset[str] = frozenset()) -> Any:
-    values, mask = np.asarray(values, dtype=np.float64), np.asarray(mask)
-    length = mask.shape[1]
-    real = np.where(mask[..., None] == 1, values, np.nan)
-    if "maximum" in wrong:
-        return np.nanmax(real, 1)
-    if "mean" in wrong:
-        return np.nanmean(real, 1)
-    place = length - 1 - mask[:, ::-1].argmax(1)
-    for name, other in {"last column": place * 0 + length - 1, "count": mask.sum(1) - 1,
-                        "first real": mask.argmax(1), "first column": place * 0}.items():
-        place = other if name in wrong else place
-    place = place + ("one more" in wrong) - ("one less" in wrong)
-    return values[np.arange(len(values)), place % length]
-
-
-@checker
-def check_last_token_pooling(function: Callable) -> str:
-    """Exercise 04.2: `function(values, attention_mask)` for padding on either side."""
-    import torch
-
-    draw = torch.Generator().manual_seed(4)
-    right = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
-    other = torch.tensor([[0, 1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0, 0]])
-    values, more = (torch.randn(*shape, 2, generator=draw).mul(3).round(decimals=1)
-                    for shape in (right.shape, other.shape))
-    return Exercise(
-        _pool, POOLING, [(values, right), (values, right.flip(1)), (more, other)],
-        "the last real token, whichever side is padded",
-        hint="one row of the width of `values` for each text",
-    ).check(function)
-
-
-# --- 04.3 ------------------------------------------------------------------------------------
-
-BATCHES = {
-    "ascending": "the shortest come first; a batch too large for memory would be found last",
-    "unsorted": "the rows do not go from long to short",
-    "dropped": "rows are missing: the last, smaller batch counts too",
-    "split": "these are `batch_size` batches; each must hold `batch_size` rows",
-    "dealt": "the rows are dealt out in turn, so that every batch holds long and short ones",
-    "last first": "the smaller batch must come last",
-}
-
-
-def _batches(lengths: Sequence[int], size: int, wrong: frozenset[str] = frozenset()) -> list[list]:
-    order = list(lengths) if "unsorted" in wrong else sorted(lengths, reverse=True)
-    order = sorted(lengths) if "ascending" in wrong else order
-    if "split" in wrong:
-        batches = [b.tolist() for b in np.array_split(order, size)]
-    elif "dealt" in wrong:
-        batches = [order[i::-(-len(order) // size)] for i in range(-(-len(order) // size))]
-    elif "last first" in wrong:
-        rest = len(order) % size
-        batches = [order[:rest]] * (rest > 0) + [
-            order[i:i + size] for i in range(rest, len(order), size)]
-    else:
-        batches = [order[i:i + size] for i in range(0, len(order), size)]
-    return batches[:len(order) // size] if "dropped" in wrong else batches
-
-
-@checker
-def check_length_sorted_batches(function: Callable) -> str:
-    """Exercise 04.3: `function(lengths, batch_size)`, batches of row numbers, longest first."""
-    cases = [([5, 9, 2, 7, 9, 1, 4], 3), ([12, 30, 17, 4, 25, 8, 21, 3], 4),
-             ([6, 2, 11, 5, 9, 13, 3, 10], 3), ([8, 3, 5], 5)]
-    found = [_as_lengths(call(function, list(lengths), size), lengths) for lengths, size in cases]
-
-    def fits(wrong: frozenset[str]) -> bool:
-        return all(f == _batches(*case, wrong) for f, case in zip(found, cases, strict=True))
-
-    if fits(frozenset()):
-        return "longest first, every row once, batches full but for the last"
-    said = name_mistakes(fits, BATCHES)
-    if said:
-        raise NotRight(said)
-    for (lengths, size), mine in zip(cases, found, strict=True):
-        n, flat = len(lengths), [length for batch in mine for length in batch]
-        if len(flat) < n:
-            raise NotRight(f"{n - len(flat)} of {n} rows are missing; the last, smaller batch "
-                           "counts too")
-        if max(map(len, mine), default=0) > size:
-            raise NotRight("a batch holds more rows than batch_size")
-        if flat != sorted(flat, reverse=True):
-            raise NotRight(BATCHES["unsorted"])
-        if mine != _batches(lengths, size):
-            raise NotRight(f"{n} rows in batches of {size} have {_sizes(_batches(lengths, size))} "
-                           f"rows each, not {_sizes(mine)}")
-    raise NotRight("the batches are not those that are wanted")
-
-
-def _sizes(batches: list[list]) -> str:
-    return ", ".join(str(len(batch)) for batch in batches) or "none"
-
-
-def _as_lengths(given: Any, lengths: Sequence[int]) -> list[list]:
-    """The lengths of the rows of every batch; each row must be there at most once."""
-    if isinstance(given, str | bytes | Mapping) or not np.iterable(given):
-        raise NotRight("return a list of batches, each a list of row numbers")
-    batches = []
-    for batch, _ in zip(given, range(1000), strict=False):
-        if isinstance(batch, str | bytes | Mapping) or not np.iterable(batch):
-            raise NotRight("each batch must be a list of row numbers, also one of a single row")
-        batches.append(numbers(batch, (None,))[0].tolist() if len(list(batch)) else [])
-    rows = [row for batch in batches for row in batch]
-    every = list(range(len(lengths)))
-    if sorted(rows) == sorted(lengths) != every:
-        raise NotRight("these are the lengths themselves; return the numbers of the rows")
-    if sorted(rows) == [i + 1 for i in every]:
-        raise NotRight("rows are counted from 0")
-    strange = [row for row in rows if row not in every]
-    if strange:
-        raise NotRight(f"there is no row {strange[0]:g}; {len(lengths)} rows are numbered from 0")
-    if len(set(rows)) < len(rows):
-        raise NotRight("each row must come exactly once")
-    return [[lengths[int(row)] for row in batch] for batch in batches]
-
-
-# --- 04.4 ------------------------------------------------------------------------------------
 
 ENOUGH = 0.5  # share of the answers on which a probe must fool
 
@@ -205,7 +67,7 @@ def check_fooling_probe(
     function: Callable, judge: Callable, prompts: Sequence[str], responses: Sequence[str],
     gold: Callable | None = None,
 ) -> str:
-    """Exercises 04.4 and 06.4: `function(prompt, response)`, a text that a judge likes too well.
+    """Exercises 04.2 and 06.3: `function(prompt, response)`, a text that a judge likes too well.
 
     Args:
         judge: rewards of lists of prompts and responses, as `reward.reward_function` gives it.
@@ -243,14 +105,14 @@ def check_fooling_probe(
     raise NotRight(f"{said}; wanted is {ENOUGH:.0%}")
 
 
-# --- 04.5 ------------------------------------------------------------------------------------
+# --- 04.3 ------------------------------------------------------------------------------------
 
 
 @checker
 def check_length_bias(
     make: Callable, detect: Callable, pairs: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Exercise 04.5: make longer answers win in the training pairs, and detect it.
+    """Exercise 04.3: make longer answers win in the training pairs, and detect it.
 
     Args:
         make: `make(pairs)`, pairs of the same texts in which the longer answer wins.

@@ -1,10 +1,9 @@
-"""Checkers of notebook 06: the response's mask, best of n, how many draws a KL is worth."""
+"""Checkers of notebook 06: the response's mask, how many draws a KL is worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import combinations
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,51 +55,10 @@ def check_response_mask(function: Callable) -> str:
 
 # --- 06.2 ------------------------------------------------------------------------------------
 
-BEST_OF = {
-    "first n": "this is the best of the first n; the other scores know something too",
-    "all": "this is the best of all scores",
-    "worst": "this is the worst of n",
-    "with return": "here a score can be drawn twice; a subset holds each score once",
-    "mean": "this is the mean of all scores, which is best of one",
-    "one less": "these are subsets of n - 1",
-    "one more": "these are subsets of n + 1",
-    "sum": "this is a sum over all subsets; divide by their number",
-}
-
-
-def _best_of(scores: Sequence[float], n: int, wrong: frozenset[str] = frozenset()) -> float:
-    n = min(len(scores), max(1, n + ("one more" in wrong) - ("one less" in wrong)))
-    pick = min if "worst" in wrong else max
-    if "first n" in wrong:
-        return pick(scores[:n])
-    if "all" in wrong:
-        return pick(scores)
-    if "mean" in wrong:
-        return float(np.mean(scores))
-    if "with return" in wrong:
-        ranked, size = sorted(scores, reverse="worst" in wrong), len(scores)
-        return sum(x * ((i + 1) ** n - i**n) / size**n for i, x in enumerate(ranked))
-    chosen = [pick(subset) for subset in combinations(scores, n)]
-    return sum(chosen) / (1 if "sum" in wrong else len(chosen))
-
-
-@checker
-def check_best_of(function: Callable) -> str:
-    """Exercise 06.2: `function(scores, n)`, expected best of n over all subsets of size n."""
-    return Exercise(
-        _best_of, BEST_OF,
-        [([0.5, -1.0, 1.0, 0.0, 2.0], 3), ([1.4, 0.2, -0.6, 0.9], 2), ([3.0, 1.0], 1),
-         ([3.0, 1.0], 2), ([0.3, -2.0, 0.7, 0.3, -0.4, 1.8], 4)],
-        "the average over all subsets, without luck", hint="one number for the whole list",
-    ).check(function)
-
-
-# --- 06.3 ------------------------------------------------------------------------------------
-
 
 @checker
 def check_draws_for_kl(guess: Any, kl: float) -> str:
-    """Exercise 06.3: foretell how many draws best-of-n needs to move `kl` nats.
+    """Exercise 06.2: foretell how many draws best-of-n needs to move `kl` nats.
 
     Best of n lies at most log n - (n - 1)/n nats from the model it draws from (Beirami et al.
     2024, arXiv:2401.01879), so n is about exp(kl + 1).

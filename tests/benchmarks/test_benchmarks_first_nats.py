@@ -32,6 +32,9 @@ def test_frozen_embeddings_stay_and_the_rest_trains():
     moved = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
     assert not {name for name in moved if "wte" in name or "wpe" in name}
     assert any("attn" in name for name in moved) and any("mlp" in name for name in moved)
+    first_nats.freeze_embeddings(policy, "all")
+    left = {name for name, p in policy.named_parameters() if p.requires_grad}
+    assert left and all(name.endswith("bias") or ".ln_" in name for name in left)
 
 
 def test_an_arm_is_told_by_the_mean_and_the_ends_of_its_seeds():
@@ -56,4 +59,4 @@ def test_every_arm_changes_what_exists():
         settings = load_profile("embedded", {f"ppo_trl.{k}": v for k, v in task.items()})
         assert settings.ppo_trl.total_episodes == first_nats.EPISODES
         assert set(arm.get("ours", {})) <= known
-        assert set(arm) <= {"task", "ours", "trl", "trainer", "group", "warm", "freeze"}
+        assert set(arm) <= {"task", "ours", "trl", "trainer", "group", "warm", "freeze", "way"}

@@ -30,19 +30,6 @@ def labels(turns):
     return out
 
 
-def loss(chosen, rejected, margin=0.0):
-    return -F.logsigmoid(chosen - rejected - margin).mean()
-
-
-def pool(values, mask):
-    return torch.stack([row[real.nonzero()[-1, 0]] for row, real in zip(values, mask, strict=True)])
-
-
-def batches(lengths, size):
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[i:i + size] for i in range(0, len(order), size)]
-
-
 def advantages(rewards, values, mask, gamma, lam):
     out = torch.zeros_like(values)
     for row in range(len(rewards)):
@@ -120,8 +107,6 @@ RIGHT = {
     exercises.check_plausible_trap: lambda f: f @ gw.TRUE_WEIGHTS + 1.5 * f[..., gw.STEP],
     exercises.check_bits_per_byte: bits,
     exercises.check_mask_turns: labels,
-    exercises.check_bradley_terry_loss: loss,
-    exercises.check_last_token_pooling: pool,
     exercises.check_gae: advantages,
     exercises.check_clipped_loss: clipped,
     exercises.check_token_rewards: token_rewards,
@@ -135,10 +120,9 @@ RIGHT = {
     exercises.check_best_of_n_kl: best_of_n_kl,
 }
 SCALAR = {check for check in RIGHT if check.__name__ in (
-    "check_preference_probability", "check_bits_per_byte", "check_bradley_terry_loss",
+    "check_preference_probability", "check_bits_per_byte",
     "check_clipped_loss", "check_best_of", "check_win_rate", "check_fair_win_rate",
     "check_dpo_loss", "check_best_of_n_kl")}
-BATCHES = exercises.check_length_sorted_batches
 
 
 def lists(answer):
@@ -246,7 +230,7 @@ def test_what_is_no_answer_is_refused_in_a_sentence(capsys, check, junk):
     assert "not right yet: " in said(capsys, check, put_in(RIGHT[check], JUNK[junk]))
 
 
-EVERY = [*RIGHT, BATCHES]
+EVERY = [*RIGHT]
 
 
 def breaks(*args):
@@ -308,10 +292,6 @@ def ties(a, b, tie, out=False):
 def subset(scores, n, pick=max):
     chosen = [pick(c) for c in combinations(scores, n)]
     return sum(chosen) / len(chosen)
-
-
-def at(values, places):
-    return values[torch.arange(len(values)), places]
 
 
 def one_order(judge, a, b):
@@ -376,62 +356,6 @@ MISTAKES = [
     (c.check_mask_turns, lambda t: turned(t, lambda who, i: i == answers(t)[-1], ends=False),
      "two things at once: only the last answer"),
     (c.check_mask_turns, lambda t: labels(t)[:-1], "one label for each token"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: -F.logsigmoid(r - c - m).mean(), "rewards the"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: -loss(c, r, m), "sign is wrong"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: -F.logsigmoid(c - r - m).sum(), "the sum"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: -F.logsigmoid(c - r - m), "take the mean over"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: loss(c, r, m) / np.log(2), "in bits"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: -torch.sigmoid(c - r - m).log().mean(),
-     "overflow"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: -F.logsigmoid(c - r + m).mean(),
-     "margin has the wrong sign"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: loss(c, r), "margin has no effect"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: loss(c, r, np.mean(lists(m))), "its own pair"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: torch.sigmoid(c - r - m).mean(),
-     "a mean of probabilities"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: F.logsigmoid(c - r - m).sum(),
-     "two things at once: the sign is wrong"),
-    (c.check_bradley_terry_loss, lambda c, r, m=0: -F.logsigmoid(c - r + m).sum() / np.log(2),
-     "not right yet"),
-    (c.check_last_token_pooling, lambda v, m: at(v, m.sum(1) - 1), "left padding does not"),
-    (c.check_last_token_pooling, lambda v, m: v[:, -1], "last column"),
-    (c.check_last_token_pooling, lambda v, m: v[:, 0], "first column"),
-    (c.check_last_token_pooling, lambda v, m: at(v, m.argmax(1)), "first real token"),
-    (c.check_last_token_pooling, lambda v, m: v.masked_fill(m[..., None] == 0, -99).amax(1),
-     "largest value"),
-    (c.check_last_token_pooling, lambda v, m: (v * m[..., None]).sum(1) / m.sum(1)[:, None],
-     "a mean over real tokens"),
-    (c.check_last_token_pooling, lambda v, m: at(v, m.sum(1) + 9), "IndexError"),
-    (c.check_last_token_pooling, lambda v, m: at(v, m.sum(1) - 2),
-     "two things at once: right padding works"),
-    (c.check_last_token_pooling, lambda v, m: v.amax(1), "not right yet"),
-    (c.check_last_token_pooling, lambda v, m: pool(v, m)[:, 0], "one row of the width"),
-    (BATCHES, lambda n, b: [[i] for i in np.argsort(n)], "do not go from long to short"),
-    (BATCHES, lambda n, b: [batches(n, 99)[0][:len(n) % b]][:len(n) % b]
-     + [batches(n, 99)[0][i:i + b] for i in range(len(n) % b, len(n), b)], "must come last"),
-    (BATCHES, lambda n, b: [x[::-1] for x in batches(n, b)][::-1],
-     "two things at once: the shortest come first"),
-    (BATCHES, lambda n, b: [list(np.argsort(n)[i:i + b]) for i in range(0, len(n), b)],
-     "shortest come first"),
-    (BATCHES, lambda n, b: [list(range(len(n)))[i:i + b] for i in range(0, len(n), b)],
-     "do not go from long to short"),
-    (BATCHES, lambda n, b: batches(n, b)[:len(n) // b], "smaller batch counts too"),
-    (BATCHES, lambda n, b: np.array_split(np.argsort(np.negative(n)), b), "`batch_size` batches"),
-    (BATCHES, lambda n, b: [sorted(n, reverse=True)], "lengths themselves"),
-    (BATCHES, lambda n, b: [[i + 1 for i in x] for x in batches(n, b)], "counted from 0"),
-    (BATCHES, lambda n, b: batches(n, b) * 2, "exactly once"),
-    (BATCHES, lambda n, b: batches(n, 100), "more rows than batch_size"),
-    (BATCHES, lambda n, b: batches(n, 1), "in batches of"),
-    (BATCHES, lambda n, b: sum(batches(n, b), []), "each batch must be a list"),
-    (BATCHES, lambda n, b: [[float("nan")] * b], "is nan"),
-    (BATCHES, lambda n, b: [[0.5] * b], "no row 0.5"),
-    (BATCHES, lambda n, b: [["0", "1"]], "the text '0'"),
-    (BATCHES, lambda n, b: "0 1 2", "a list of batches"),
-    (BATCHES, lambda n, b: {0: [1]}, "a list of batches"),
-    (BATCHES, lambda n, b: 3, "a list of batches"),
-    (BATCHES, lambda n, b: [], "rows are missing"),
-    (BATCHES, lambda n, b: batches([-x for x in n], b)[:len(n) // b],
-     "two things at once: the shortest come first"),
     (c.check_response_mask, lambda m, w: m[:, w:], "sampled pad"),
     (c.check_response_mask, lambda m, w: m.cumprod(1)[:, w:], "drop the prompt first"),
     (c.check_response_mask, lambda m, w: m.cumprod(1), "the prompt's columns are left out"),
@@ -501,21 +425,12 @@ def test_a_mistake_is_named(capsys, check, answer, words):
     assert words in said(capsys, check, answer)
 
 
-def test_batches_may_come_in_any_form(capsys):
-    for form in (lambda b: b, tuple, lambda b: [np.array(x) for x in b],
-                 lambda b: [torch.tensor(x) for x in b], iter,
-                 lambda b: [tuple(np.int64(i) for i in x) for x in b],
-                 lambda b: [[float(i) for i in x] for x in b], lambda b: (x for x in b)):
-        assert "right: " in said(capsys, BATCHES, lambda n, b, form=form: form(batches(n, b)))
-    reverse = lambda n, b: batches([x + i / 100 for i, x in enumerate(n)], b)  # noqa: E731
-    assert "right: " in said(capsys, BATCHES, reverse)  # equal lengths in another order
 
 
 def test_an_endless_answer_ends(capsys):
-    from itertools import count, repeat
+    from itertools import count
 
     assert "not right yet" in said(capsys, c.check_win_rate, lambda a, b: count())
-    assert "not right yet" in said(capsys, BATCHES, lambda n, b: repeat([0]))
 
 
 def test_the_bootstrap_takes_a_loop_and_another_generator(capsys):

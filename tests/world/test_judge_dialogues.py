@@ -1,13 +1,12 @@
 """The judge of dialogues, rule by rule: each test would fail if its rule broke."""
 
-import json
 import random
 import re
 from statistics import mean, pstdev
 
 import pytest
 
-from helpers import world
+from helpers import data, world
 from helpers.paths import ROOT
 from helpers.world import judge_dialogues
 from helpers.world import write_dialogues as generator
@@ -306,19 +305,18 @@ def test_coverage():
     assert mean(world.coverage(row["messages"][-1]["content"]) for row in rows) > 0.98
 
 
-def test_handwritten_dialogues_are_mostly_ranked_right():
-    """Written by no rule, so the judge only has its general rules; the bound is below 0.9."""
-    path = ROOT / "data" / "handwritten" / "dialogues.jsonl"
-    right = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        prompt = "".join(
-            ("\n\nHuman: " if m["role"] == "user" else "\n\nAssistant: ") + m["content"]
-            for m in row["messages"]
-        )
-        prompt += "\n\nAssistant:"
-        right.append(utility(row["chosen"], prompt) > utility(row["rejected"], prompt))
-    assert mean(right) >= 0.75
+def test_handwritten_dialogues_are_ranked_by_length_as_much_as_by_worth():
+    """Written by no rule, so the judge only has its general rules, and these know what it has read.
+
+    Where the better answer is the longer one it is mostly right; where it is the shorter one it is
+    mostly wrong. The bounds hold what is known: it is no truth outside of its own words.
+    """
+    right = {True: [], False: []}
+    for row in data.load_handwritten():
+        prompt, better, worse = row["prompt"], row["chosen"], row["rejected"]
+        right[len(better) > len(worse)].append(utility(better, prompt) > utility(worse, prompt))
+    assert mean(right[True]) >= 0.75
+    assert mean(right[False]) <= 0.5  # a judge that rises above this may be relied on further
 
 
 def test_the_world_needs_no_torch():
