@@ -152,7 +152,8 @@ def expected_accuracy(head: np.ndarray, differences: np.ndarray, chances: np.nda
 def label_curve(
     strategy: str, pool: np.ndarray, pool_chances: np.ndarray, test: np.ndarray,
     test_chances: np.ndarray, counts: Sequence[int], members: int = 8, seed: int = 0,
-) -> list[dict[str, float]]:
+    keep_head: bool = False,
+) -> list[dict[str, Any]]:
     """Accuracy after so many labels when `strategy` chooses whom to ask about.
 
     Each label is one rater's: 1 with the pair's chance. The same seed gives the same pair the same
@@ -162,6 +163,7 @@ def label_curve(
         pool, test: (pairs, width) scaled differences of features.
         pool_chances, test_chances: (pairs,) that a rater prefers the first response.
         counts: numbers of labels, rising; the first are drawn at random under any strategy.
+        keep_head: each row has its `head`, (width,), too.
 
     Returns:
         one row per count: `labels`, `accuracy` (expected, on `test`), and `closeness`, the mean
@@ -183,7 +185,8 @@ def label_curve(
             heads = committee(pool[asked], labels[asked], members, rng)
         rows.append({
             "labels": len(asked), "accuracy": expected_accuracy(head, test, test_chances),
-            "closeness": float(np.mean(1 - 2 * np.abs(pool_chances[asked] - 0.5)))})
+            "closeness": float(np.mean(1 - 2 * np.abs(pool_chances[asked] - 0.5))),
+            **({"head": head} if keep_head else {})})
     return rows
 
 
