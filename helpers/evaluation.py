@@ -148,6 +148,39 @@ def _rate_at_equal_length(rows: np.ndarray, axis: int = 0) -> np.ndarray:
     return 1 / (1 + np.exp(-intercept))
 
 
+def compare_policies(
+    scores: Mapping[str, Sequence[float]], lengths: Mapping[str, Sequence[float]], baseline: str,
+    **bootstrap: Any,
+) -> list[dict[str, Any]]:
+    """Every policy against one of them, question by question: notebook 07's comparison.
+
+    Args:
+        scores, lengths: by policy, (questions,) one judge's scores and the answers' lengths; row i
+            of all belongs to the same question.
+        bootstrap: `level`, `seed` and `resamples` of the intervals, which are over questions.
+
+    Returns:
+        a row for each policy but the baseline, best first: `policy`, and as (estimate, low, high)
+        `win_rate`, `win_rate_equal_length` and `gain`, the mean difference of the scores.
+
+    Raises:
+        UserError: the baseline is none of the policies, or policies with other questions.
+    """
+    if baseline not in scores:
+        raise UserError(f"{baseline!r} is none of the policies; they are {', '.join(scores)}.")
+    base, base_lengths = np.asarray(scores[baseline], float), lengths[baseline]
+    rows = []
+    for name in scores:
+        if name == baseline:
+            continue
+        rows.append({
+            "policy": name, "win_rate": win_rate(scores[name], base, **bootstrap),
+            "win_rate_equal_length": length_controlled_win_rate(
+                scores[name], base, lengths[name], base_lengths, **bootstrap),
+            "gain": bootstrap_interval(np.asarray(scores[name], float) - base, **bootstrap)})
+    return sorted(rows, key=lambda row: -row["gain"][0])
+
+
 def comparisons_needed(rate: float, power: float = 0.8, level: float = 0.95) -> int:
     """How many decided comparisons find a true win rate, two-sided, with the chance `power`.
 

@@ -535,6 +535,42 @@ def agreement(
     return _alpha(matrix), float(low), float(high)
 
 
+def choice_agreement(
+    rows: Iterable[Row], draws: int = 500, seed: int = 0
+) -> tuple[float, float, float]:
+    """Krippendorff's alpha of choices between two responses, a bootstrap 95 % interval over pairs.
+
+    Nominal: a, b and tie are three names (Krippendorff 2004, chapter 11). A pair counts from two
+    raters on, whichever response each of them saw first; of one rater's choices the last stands.
+    NaN where no pair has two. Returns (alpha, low, high).
+    """
+    said: dict[tuple, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        if "preference" in row:
+            first, second = row["response_a"], row["response_b"]
+            choice = {"a": first, "b": second}.get(row["preference"])
+            place = "tie" if choice is None else "a" if choice == min(first, second) else "b"
+            said[row["prompt"], *sorted((first, second))][row["annotator"]] = place
+    counts = np.array([[list(given.values()).count(p) for p in PREFERENCES]
+                       for given in said.values() if len(given) > 1])
+    if not len(counts):
+        return np.nan, np.nan, np.nan
+    rng = np.random.default_rng(seed)
+    drawn = [_nominal_alpha(counts[rng.integers(0, len(counts), len(counts))])
+             for _ in range(draws)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return _nominal_alpha(counts), float(low), float(high)
+
+
+def _nominal_alpha(counts: np.ndarray) -> float:
+    import krippendorff
+
+    if (counts.sum(axis=0) > 0).sum() < 2:
+        return 1.0
+    return float(krippendorff.alpha(value_counts=counts, value_domain=list(PREFERENCES),
+                                    level_of_measurement="nominal"))
+
+
 def _alpha(matrix: np.ndarray) -> float:
     import krippendorff
 

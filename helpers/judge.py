@@ -1,8 +1,8 @@
 """A language model asked which of two answers is better, and what it prefers for the wrong reason.
 
-No text is sampled: the probabilities that the model gives to the two letters are the answer. Each
-pair is asked about in both orders, because many models favour what they read first or second (Zheng
-et al. 2023, arXiv:2306.05685).
+No text is sampled: the probabilities that the model gives to the two letters, or to the two answers
+said once more, are the verdict. Each pair is asked about in both orders, because many models favour
+what they read first or second (Zheng et al. 2023, arXiv:2306.05685).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from helpers import evaluation
 from helpers.data import plain_prompt, render_prompt
-from helpers.engine.tokens import CHAT, encode_prompts
+from helpers.engine.tokens import CHAT, encode_prompts, text_ids
 from helpers.errors import UserError
 
 # Part of every result: with other words the same model is another judge.
@@ -26,6 +26,32 @@ Answer B: {b}
 
 Which answer is better, A or B? Reply with one letter."""
 ROOM = 4  # tokens kept free for the letter
+REPLIES = ("letter", "answer")
+# A constitution: what a judge is to go by, in words (Bai et al. 2022, arXiv:2212.08073).
+PRINCIPLES = (
+    "It answers the question that was asked.",
+    "It is made of whole, clear sentences and repeats nothing.",
+    "It does not help to harm anybody.",
+)
+
+
+def constitution(principles: Sequence[str] = PRINCIPLES, reply: str = "letter") -> str:
+    """A form for `judge` that asks which answer follows some written principles better.
+
+    Args:
+        reply: `letter`, or `answer` where the judge is to say the better answer once more.
+    """
+    _check_reply(reply)
+    rules = "\n".join(f"{number}. {text}" for number, text in enumerate(principles, 1))
+    rules = rules.replace("{", "{{").replace("}", "}}")
+    ask = {"letter": "Which answer follows the rules better, A or B? Reply with one letter.",
+           "answer": "Say the answer that follows the rules better once more."}[reply]
+    return "\n\n".join([f"Rules:\n{rules}", *QUESTION.split("\n\n")[:-1], ask])
+
+
+def _check_reply(reply: str) -> None:
+    if reply not in REPLIES:
+        raise UserError(f"reply is {reply!r}; it must be one of {', '.join(REPLIES)}.")
 
 
 def pairwise_prompt(prompt: str, a: str, b: str, form: str = QUESTION) -> str:
@@ -44,37 +70,59 @@ def pairwise_prompt(prompt: str, a: str, b: str, form: str = QUESTION) -> str:
 
 def judge(
     model: Any, tokenizer: Any, prompts: Sequence[str], first: Sequence[str],
-    second: Sequence[str], form: str = QUESTION, batch_size: int = 64,
+    second: Sequence[str], form: str = QUESTION, batch_size: int = 64, reply: str = "letter",
 ) -> np.ndarray:
     """Probability that answer `first` is better than `second`, asked in both orders: (pairs, 2).
 
     Column 0 has `first` shown as A, column 1 as B. The mean of both is the verdict; their
-    difference is the order's doing. The two letters' probabilities are made to sum to one.
+    difference is the order's doing.
+
+    Args:
+        reply: what is compared. `letter`: the probabilities of the letters A and B. `answer`:
+            those of the two answers themselves, said once more behind the question, by the mean
+            log-probability of their tokens; for models that never learned what a letter stands
+            for. Either way the two are made to sum to one; with `answer` only their order means
+            something, a nat per token being no unit of preference.
 
     Raises:
-        UserError: lists of unlike length, or a pair too long for the model (`fits` tells which).
+        UserError: lists of unlike length, a pair too long for the model (`fits` tells which), or
+            another reply.
     """
+    _check_reply(reply)
     if not len(prompts) == len(first) == len(second):
         raise UserError(f"{len(prompts)} prompts, {len(first)} and {len(second)} answers; row i of "
                         "all three must belong together.")
-    letters = ("A", "B") if getattr(tokenizer, CHAT, False) else (" A", " B")
+    chat = getattr(tokenizer, CHAT, False)
     found = []
     for a, b in ((first, second), (second, first)):
         asked = [pairwise_prompt(p, x, y, form) for p, x, y in zip(prompts, a, b, strict=True)]
-        logprobs = evaluation.choice_logprobs(
-            model, tokenizer, asked, [letters] * len(asked), batch_size)
+        if reply == "letter":
+            choices = [("A", "B") if chat else (" A", " B")] * len(asked)
+        else:
+            choices = [tuple(t.strip() if chat else " " + t.strip() for t in pair)
+                       for pair in zip(a, b, strict=True)]
+        logprobs = evaluation.choice_logprobs(model, tokenizer, asked, choices, batch_size)
+        if reply == "answer":
+            ids = text_ids(tokenizer, [text for pair in choices for text in pair])
+            logprobs = logprobs / np.maximum(1, [len(row) for row in ids]).reshape(-1, 2)
         found.append(1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0])))
     return np.stack([found[0], 1 - found[1]], 1)
 
 
 def fits(
     model: Any, tokenizer: Any, prompts: Sequence[str], first: Sequence[str],
-    second: Sequence[str], form: str = QUESTION,
+    second: Sequence[str], form: str = QUESTION, reply: str = "letter",
 ) -> np.ndarray:
-    """Whether the model can read the question about each pair, (pairs,) of bool."""
+    """Whether the model can read the question about each pair, and the reply: (pairs,) of bool."""
+    _check_reply(reply)
     limit = getattr(model.config, "max_position_embeddings", None) or 10**9
     asked = [pairwise_prompt(p, a, b, form) for p, a, b in zip(prompts, first, second, strict=True)]
-    return np.array([len(ids) + ROOM <= limit for ids in encode_prompts(tokenizer, asked)], bool)
+    room = np.full(len(asked), ROOM)
+    if reply == "answer" and asked:
+        said = [len(ids) for ids in text_ids(tokenizer, [" " + t for t in (*first, *second)])]
+        room = np.array(said).reshape(2, -1).max(0)
+    read = np.array([len(ids) for ids in encode_prompts(tokenizer, asked)] if asked else [], int)
+    return read + room <= limit
 
 
 def points(verdicts: np.ndarray) -> np.ndarray:
@@ -91,6 +139,15 @@ def position_bias(verdicts: np.ndarray) -> np.ndarray:
     """
     shown_first, shown_second = np.asarray(verdicts).T
     return (shown_first - shown_second) / 2
+
+
+def names_first(verdicts: np.ndarray) -> np.ndarray:
+    """In how many of its two orders the answer that was shown first won: 0, ½ or 1, (pairs,).
+
+    Its mean is ½ for a judge that does not mind the order, whatever the answers are.
+    """
+    shown_first, shown_second = np.asarray(verdicts).T
+    return ((shown_first > 0.5) + 0.0 + (shown_second < 0.5)) / 2
 
 
 def same_winner(verdicts: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from helpers.profiles import load_profile
 TEXTS = sorted([*ROOT.glob("*.md"), ROOT / "data" / "README.md",
                 *(ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")])
 BEGINS = re.compile(r"(make|python3?|pip|jupytext|git|hf|accelerate|jupyter|conda|pytest|pre-commit"
-                    r"|tensorboard|\./\w+|[%!]\w+)(\s|$)")
+                    r"|tensorboard|transformers|vllm|\./\w+|[%!]\w+)(\s|$)")
 
 # How a command is tried:
 #   run    as it stands, in a folder of its own that has what the sentence presupposes
@@ -83,6 +83,18 @@ LISTED = {
     "python -m helpers label my/pairs.jsonl": ("parse", "a server that does not end; its tests do"),
     "python -m helpers chat": ("parse", "waits for a person; its tests speak to it"),
     "python -m helpers export ppo my-model": ("parse", "needs a trained stage; its tests make one"),
+    "python -m helpers label my/pairs.jsonl --gold my/known.jsonl":
+        ("parse", "a server that does not end; its tests do"),
+    "python -m helpers chat rloo": ("parse", "waits for a person; its tests speak to it"),
+    "python -m helpers export rloo my-model":
+        ("parse", "needs a trained stage; its tests make one"),
+    "transformers serve": ("parse", "a server that does not end; as the next"),
+    "transformers serve my-model --port 8000":
+        ("parse", "a server that does not end; tests/course/test_serve.py starts and asks it"),
+    "vllm serve my-model": ("parse", "needs a GPU and vLLM; untested"),
+    "vllm serve my-model --port 8000": ("parse", "needs a GPU and vLLM; untested"),
+    "python -m pip install --group serve": ("parse", "needs the network"),
+    "hf auth login": ("parse", "needs an account"),
     "python -m tests.faults": ("parse", "takes half an hour; its results are stored"),
     "python -m pip install --no-deps --group real": ("parse", "needs the network"),
     "pip install lm_eval": ("parse", "needs the network"),
@@ -100,7 +112,8 @@ LISTED = {
     "jupytext --to py:percent NAME.ipynb": ("parse", "an editor's tool; no package of the course"),
 }
 STANDS_FOR = {"NN": "03", "FILE": "README.md", "FOLDER": "data", "NAME.ipynb": "NAME.ipynb"}
-TOOLS = {"jupytext", "pre-commit", "git"}  # of the person who edits, not of the course
+# Of the person who edits or serves, not of the course.
+TOOLS = {"jupytext", "pre-commit", "git", "transformers", "vllm", "hf"}
 
 
 def commands_of(text: str) -> list[str]:

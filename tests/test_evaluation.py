@@ -502,3 +502,20 @@ def test_sentences_lose_their_signs():
     assert ev.sentences("Salt it. Really? Yes!\n\n- and wait…") == [
         "salt it", "really", "yes", "- and wait"]
     assert ev.sentences("") == []
+
+
+def test_policies_are_compared_with_one_of_them_question_by_question():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=80)
+    scores = {"sft": base, "worse": base - 0.5, "better": base + rng.normal(1, 0.3, 80)}
+    lengths = {name: rng.integers(5, 40, 80) for name in scores}
+    rows = ev.compare_policies(scores, lengths, "sft", seed=3, resamples=200)
+    assert [row["policy"] for row in rows] == ["better", "worse"]
+    for row in rows:
+        name = row["policy"]
+        alone = ev.win_rate(scores[name], base, seed=3, resamples=200)
+        assert row["win_rate"] == alone
+        assert row["gain"][0] == pytest.approx(np.mean(scores[name] - base))
+    assert rows[1]["win_rate"][0] == 0 and rows[1]["gain"] == pytest.approx((-0.5,) * 3)
+    with pytest.raises(UserError, match="'ppo' is none of the policies"):
+        ev.compare_policies(scores, lengths, "ppo")

@@ -899,3 +899,19 @@ def test_choices_in_rows_are_comparisons_of_models():
     rows = [fb.preference_row("p", "x", "y", "b", annotator="ann", model_a="m", model_b="n"),
             rated("p", "r", 3)]
     assert fb.comparisons_of(rows) == [("m", "n", 0.0)]
+
+
+def test_agreement_of_choices_does_not_mind_the_side_and_counts_shared_pairs_only():
+    def row(n, first, second, preference, who):
+        return fb.preference_row(f"Q{n}", first, second, preference, annotator=who)
+
+    same = [r for n in range(6) for r in (
+        row(n, "x", "y", "ab"[n % 2], "one"), row(n, "y", "x", "ba"[n % 2], "two"))]
+    assert fb.choice_agreement(same) == (1.0, 1.0, 1.0)
+    other = [r for n in range(6) for r in (
+        row(n, "x", "y", "ab"[n % 2], "one"), row(n, "y", "x", "ab"[n % 2], "two"))]
+    alpha, low, high = fb.choice_agreement(other)
+    assert alpha < 0 and low <= alpha <= high
+    alone = fb.choice_agreement([*same, row(9, "x", "y", "a", "one")])
+    assert alone[0] == 1.0
+    assert np.isnan(fb.choice_agreement([row(0, "x", "y", "a", "one")])[0])

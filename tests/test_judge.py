@@ -104,3 +104,43 @@ def test_what_is_too_long_for_the_model_is_told_beforehand():
             logp.append(sum(out[len(asked) + i - 1, t].item() for i, t in enumerate(ids)))
         slow.append(math.exp(logp[0]) / (math.exp(logp[0]) + math.exp(logp[1])))
     assert found == pytest.approx([slow[0], 1 - slow[1]], abs=1e-4)
+
+
+def test_the_constitution_stands_in_the_question_word_for_word():
+    form = judge.constitution(("It {rhymes}.", "It is short."))
+    asked = judge.pairwise_prompt(PROMPTS[0], "one", "two", form)
+    assert "1. It {rhymes}.\n2. It is short.\n" in asked
+    assert "How do I cook rice?" in asked and "Answer A: one" in asked and "letter" in asked
+    assert "letter" not in judge.constitution(reply="answer")
+    with pytest.raises(UserError, match="must be one of letter, answer"):
+        judge.constitution(reply="word")
+
+
+def test_the_answer_said_again_is_weighed_by_its_tokens_and_not_by_its_length():
+    tokenizer = byte_tokenizer()
+    model, form = byte_policy(tokenizer).eval(), "{question} {a}|{b}"
+    prompts, first, second = ["\n\nHuman: Q\n\nAssistant:"], ["a b"], ["cde c"]
+    [found] = judge.judge(model, tokenizer, prompts, first, second, form, reply="answer")
+    slow = []
+    for a, b in (("a b", "cde c"), ("cde c", "a b")):
+        asked = tokenizer(f"\n\nHuman: Q {a}|{b}\n\nAssistant:")["input_ids"]
+        means = []
+        for text in (a, b):
+            ids = tokenizer(" " + text)["input_ids"]
+            out = model(input_ids=torch.tensor([asked + ids])).logits[0].log_softmax(-1)
+            means.append(sum(out[len(asked) + i - 1, t].item() for i, t in enumerate(ids))
+                         / len(ids))
+        slow.append(1 / (1 + math.exp(means[1] - means[0])))
+    assert found == pytest.approx([slow[0], 1 - slow[1]], abs=1e-4)
+    texts = ["xq" * k for k in range(1, 20)]
+    many = (prompts * len(texts), texts, ["b"] * len(texts), form)
+    letter, again = (judge.fits(model, tokenizer, *many, reply) for reply in judge.REPLIES)
+    assert again[0] and 0 < again.sum() < letter.sum()  # said once more, a text needs its room
+    last = int(again.sum()) - 1
+    judge.judge(model, tokenizer, *(column[last : last + 1] for column in many[:3]), form,
+                reply="answer")
+
+
+def test_what_is_read_first_and_named_is_counted_in_both_orders():
+    verdicts = np.array([[0.9, 0.2], [0.1, 0.8], [0.9, 0.8], [0.2, 0.3]])
+    assert judge.names_first(verdicts).tolist() == [1, 0, 0.5, 0.5]

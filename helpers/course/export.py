@@ -21,6 +21,9 @@ TASKS = {"reward_model": "text-classification", "classifier": "text-classificati
 NAMES = {
     "sft": "A language model fine-tuned on demonstrations", "ppo": "A policy trained by PPO on a "
     "learned reward", "ppo_trl": "A policy trained by TRL's PPO to continue reviews gladly",
+    "dpo": "A policy trained by DPO on pairs of answers", "rloo": "A policy trained by RLOO on a "
+    "learned reward", "best_of_n_sft": "A policy that imitates its own best answers by a learned "
+    "reward",
     "reward_model": "A reward model: one number for a prompt with its response, higher is better"}
 # The `Human:` and `Assistant:` turns of `engine.dialogues.render_prompt`, in Jinja.
 TEMPLATE = (

@@ -53,8 +53,16 @@ from helpers.exercises.notebook_08 import (
     check_dpo_loss,
     check_leave_one_out,
 )
+from helpers.exercises.notebook_10 import (
+    asking_judge,
+    check_doubt,
+    check_odd_raters,
+    check_unturned,
+    odd_raters,
+)
 
 __all__ = [
+    "asking_judge",
     "broken_labels",
     "broken_runs",
     "check_best_model",
@@ -66,6 +74,7 @@ __all__ = [
     "check_broken_runs",
     "check_clipped_loss",
     "check_draws_for_kl",
+    "check_doubt",
     "check_dpo_loss",
     "check_fair_win_rate",
     "check_fooling_probe",
@@ -73,6 +82,7 @@ __all__ = [
     "check_leave_one_out",
     "check_length_bias",
     "check_mask_turns",
+    "check_odd_raters",
     "check_own_reward",
     "check_plausible_trap",
     "check_preference_probability",
@@ -83,7 +93,9 @@ __all__ = [
     "check_token_rewards",
     "check_training_memory",
     "check_untrained_loss",
+    "check_unturned",
     "check_win_rate",
+    "odd_raters",
     "position_judge",
     "rival_models",
 ]

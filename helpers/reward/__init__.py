@@ -1,7 +1,8 @@
 """Reward models: from pairs of responses, of which people preferred one, to a number for each.
 
 `model` is the mathematics and the scoring, `pairs` makes batches, `training` trains, `measures`
-judges what came out, `functions` hands it to PPO, and `ties` judges two responses at once.
+judges what came out, `functions` hands it to PPO, `ties` judges two responses at once, and `active`
+chooses which pairs to have labelled.
 """
 
 from helpers.engine.tokens import (

@@ -263,3 +263,11 @@ def test_a_port_that_is_taken_is_one_sentence(store):
         taken.listen()
         with pytest.raises(UserError, match="cannot be used .*--port"):
             server.serve(queue.Queue(ITEMS, store), port=taken.getsockname()[1])
+
+
+def test_answers_of_simulated_raters_are_stored_as_simulated(store):
+    waiting = queue.Queue([queue.Item("Q", "one", "two")], store)
+    waiting.answer("simulated-01", waiting.next("simulated-01")["item"]["id"], "left", "simulated")
+    waiting.answer("me", waiting.next("me")["item"]["id"], "left")
+    assert {row["annotator"]: row["source"] for row in store.rows()} == {
+        "simulated-01": "simulated", "me": "human"}

@@ -100,6 +100,16 @@ def best_of_n_kl(p, rewards, n):
     return float(sum(q * np.log(q / own) for q, own in zip(chance, p, strict=True)))
 
 
+def unturned(ask, first, second):
+    return np.array([(ask(a, b) - ask(b, a)) / 2 for a, b in zip(first, second, strict=True)])
+
+
+def doubted(margins, labelled, count):
+    """In the opposite order, which is as good."""
+    open_rows = [i for i, done in enumerate(labelled) if not done]
+    return sorted(open_rows, key=lambda i: abs(margins[i]))[:count][::-1]
+
+
 RIGHT = {
     exercises.check_preference_probability: probability,
     exercises.check_repaired_cost: lambda f: 2 * f[..., gw.PROGRESS] - 0.5 * f[..., gw.STEP],
@@ -118,6 +128,8 @@ RIGHT = {
     exercises.check_dpo_loss: dpo,
     exercises.check_leave_one_out: siblings,
     exercises.check_best_of_n_kl: best_of_n_kl,
+    exercises.check_unturned: unturned,
+    exercises.check_doubt: doubted,
 }
 SCALAR = {check for check in RIGHT if check.__name__ in (
     "check_preference_probability", "check_bits_per_byte",
@@ -416,6 +428,21 @@ MISTAKES = [
      "is about B"),
     (c.check_fair_win_rate, lambda j, a, b: 1 - fair(j, a, b), "not right yet"),
     (c.check_fair_win_rate, lambda j, a, b: 2 * fair(j, a, b), "take their mean"),
+    (c.check_unturned, lambda ask, a, b: [ask(x, y) for x, y in zip(a, b, strict=True)],
+     "one order only"),
+    (c.check_unturned, lambda ask, a, b: 2 * unturned(ask, a, b), "take their mean"),
+    (c.check_unturned, lambda ask, a, b: 1 / (1 + np.exp(-unturned(ask, a, b))), "log-odds"),
+    (c.check_unturned, lambda ask, a, b: [(ask(x, y) + ask(y, x)) / 2 for x, y in
+                                          zip(a, b, strict=True)], "turn their sign"),
+    (c.check_unturned, lambda ask, a, b: unturned(ask, b, a), "not right yet"),
+    (c.check_doubt, lambda m, d, n: np.argsort(np.where(np.array(d) > 0, np.inf, m))[:n],
+     "near they are to 0"),
+    (c.check_doubt, lambda m, d, n: np.argsort(np.abs(m))[:n], "have a label already"),
+    (c.check_doubt, lambda m, d, n: np.argsort(np.where(d, np.inf, -np.abs(m)))[:n],
+     "surest of"),
+    (c.check_doubt, lambda m, d, n: [i for i, x in enumerate(d) if not x][:n],
+     "whatever their margins"),
+    (c.check_doubt, lambda m, d, n: np.sort(np.abs(m))[:n], "not right yet"),
 ]
 
 
@@ -490,6 +517,7 @@ DIAGNOSES = [
      {"A": "end masked", "B": "shifted twice", "C": "padding learned", "D": "prompt not masked"}),
     (c.check_broken_runs, {"A": "other temperature", "B": "advantage sign",
                            "C": "reference moves", "D": "no KL term"}),
+    (c.check_odd_raters, {"A": "turned", "B": "length", "C": "side", "D": "chance"}),
 ]
 
 
@@ -690,3 +718,17 @@ def test_a_reward_of_ones_own(capsys):
         (lambda t: [0.0], "TypeError"), (3, "the function itself"),
     ]:
         assert said_of_it in reward(function)
+
+
+def test_odd_raters_leave_the_traces_that_the_causes_name():
+    raters = c.odd_raters(seed=4, questions=400)
+    assert raters == c.odd_raters(seed=4, questions=400)
+    right, left, longer = ({name: np.mean([of(r) for r in rows]) for name, rows in raters.items()}
+                           for of in (lambda r: r["said"] == r["known"],
+                                      lambda r: r["said"] == "left",
+                                      lambda r: (r["said"] == "left")
+                                      == (r["left_words"] > r["right_words"])))
+    assert right["careful"] > 0.85 and right["A"] < 0.15
+    assert all(0.4 < right[name] < 0.6 for name in "BCD")
+    assert longer["B"] > 0.85 and abs(longer["C"] - 0.5) < 0.1 and abs(longer["D"] - 0.5) < 0.1
+    assert left["C"] > 0.85 and abs(left["B"] - 0.5) < 0.1 and abs(left["D"] - 0.5) < 0.1

@@ -146,11 +146,12 @@ class Queue:
             choice = "left" if (choice == "a") != self._turned(name, key) else "right"
         return {**self.shown(name, key), "choice": choice}
 
-    def answer(self, annotator: str, key: str, choice: str) -> None:
+    def answer(self, annotator: str, key: str, choice: str, source: str = "human") -> None:
         """Store an answer before returning; the same again changes nothing, another one corrects.
 
         Args:
             choice: "left", "right" or "tie".
+            source: "simulated" where no person answers.
 
         Raises:
             UserError: no such pair or choice, or the store cannot be written.
@@ -165,7 +166,8 @@ class Queue:
             preference = "a" if (choice == "left") != self._turned(name, key) else "b"
         item = self.items[key]
         row = preference_row(item.prompt, item.response_a, item.response_b, preference,
-                             annotator=name, model_a=item.model_a, model_b=item.model_b, task=TASK)
+                             annotator=name, source=source, model_a=item.model_a,
+                             model_b=item.model_b, task=TASK)
         del row["id"], row["time"]  # the same pair by the same person is the same row
         with contextlib.redirect_stdout(io.StringIO()):
             (self.gold_store if item.gold else self.store).extend([row], "an answer")
