@@ -7,9 +7,10 @@ unless `--anew`, and `--most` stops after so many.
 
 `speed`: the loop of notebook 03 as it stands in its cell, `SFTTrainer` as TRL sets it, `SFTTrainer`
 with rows grouped by length (the course's `train_sft`), packed by TRL, and a short loop over packed
-rows, in turn, at one precision, with one pass over the same rows (the notebook's draws with
-replacement: its tokens are its own). `leak` is how far any token's log-probability in a packed
-batch is from the one in its own document alone, in nats, in float32, against 0 for exact masks.
+rows, in turn, at one precision and, but for the last, with one attention, in one pass over the same
+rows (the notebook's draws with replacement: its tokens are its own). `leak` is how far any token's
+log-probability in a packed batch is from the one in its own document alone, in nats, in float32,
+against 0 for exact masks.
 
 The other parts train with `train_sft`, but for `masks`, which takes the notebook's loop. Losses are
 means over tokens of responses, in nats: `held_out` on rows that nobody trains on, `on_train` on a
@@ -253,7 +254,7 @@ def speed(threads: int) -> list[dict]:
     for turn in range(ROUNDS + 1):  # the first round warms up, on a part of the rows
         for name, way in ways.items():
             model, _ = job.model()
-            if job.bf16 and "packed" not in name:
+            if job.bf16 and name != "packed loop":  # which brings its own attention
                 plain_attention(model)
             wall, start = time.perf_counter(), time.process_time()
             read = way(job, model, rows if turn else rows[:64])
