@@ -14,7 +14,8 @@ against 0 for exact masks.
 
 The other parts train with `train_sft`, but for `masks`, which takes the notebook's loop. Losses are
 means over tokens of responses, in nats: `held_out` on rows that nobody trains on, `on_train` on a
-fixed part of the training rows, both in `curve` too, by rows read.
+fixed part of the training rows, both in `curve` too, by rows read. `precision` is what the products
+of that run were made in, found out by trying as everywhere in the course.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Job:
                            self.settings.sft.max_length) for split in ("train", "validation"))
         self.train, self.held_out = self.train[:ROWS], self.held_out[:HELD_OUT]
         self.bf16 = mixed_precision(self.settings)
+        self.precision = "bfloat16" if self.bf16 else "float32"
 
     def model(self) -> tuple[Any, Any]:
         """The base model with its tokenizer, with adapters where the settings want them."""
@@ -260,7 +262,8 @@ def speed(threads: int) -> list[dict]:
             read = way(job, model, rows if turn else rows[:64])
             if not turn:
                 continue
-            row = found.setdefault(name, {"part": "speed", "way": name, "cpu": [], "seconds": []})
+            row = found.setdefault(name, {"part": "speed", "way": name, "cpu": [], "seconds": [],
+                                          "precision": job.precision})
             row["cpu"].append(round(time.process_time() - start, 2))
             row["seconds"].append(round(time.perf_counter() - wall, 2))
             row["rows"], row["tokens"] = len(rows), read if isinstance(read, int) else tokens
@@ -284,7 +287,8 @@ def trained(job: Job, part: str, name: str, rows: list[dict], epochs: int, every
     watch.measure(model, len(rows) * epochs)
     return {"part": part, "name": name, "seed": job.seed, "rows": len(rows), "epochs": epochs,
             "learning_rate": job.settings.sft.learning_rate, "held_out": watch.curve[-1][1],
-            "on_train": watch.curve[-1][2], "cpu_seconds": round(used, 1), "curve": watch.curve}
+            "on_train": watch.curve[-1][2], "cpu_seconds": round(used, 1), "curve": watch.curve,
+            "precision": job.precision}
 
 
 def rate(threads: int, value: float, seed: int) -> dict:
@@ -353,6 +357,7 @@ def masks(threads: int, name: str) -> dict:
     answers = generation.sample(model, tokenizer, [r["prompt"] for r in job.held_out[:ANSWERS]],
                                 job.settings.ppo.max_new_tokens, seed=job.seed)
     return {"part": "masks", "name": name, "seed": job.seed, "rows": steps * size,
+            "precision": job.precision,
             "held_out": round(sft.response_loss(model, tokenizer, job.held_out), 4),
             "finished": round(float(answers.finished.float().mean()), 4), "answers": ANSWERS}
 
@@ -390,8 +395,7 @@ def main() -> int:
         rows += new
         for row in new:
             print({k: v for k, v in row.items() if k not in ("curve", "commit")}, flush=True)
-        precision = "bfloat16" if Job(arguments.threads).bf16 else "float32"
-        store.save("sft", rows, threads=torch.get_num_threads(), precision=precision)
+        store.save("sft", rows, threads=torch.get_num_threads())
     return 0
 
 
