@@ -174,7 +174,7 @@ def bits(job: Job) -> Iterator[dict]:
 
 
 def per_byte(model: Any, tokenizer: Any, texts: list[str]) -> dict:
-    """Bits per byte of all texts together, with an interval over texts, and their tokens.
+    """Bits per byte of all texts together, with an interval over texts, their tokens and bytes.
 
     Raises:
         UserError: a text that the model cannot read whole, so that others would be judged by more.
@@ -185,7 +185,8 @@ def per_byte(model: Any, tokenizer: Any, texts: list[str]) -> dict:
         raise UserError(f"text {int(np.argmax(tokens))} has {max(tokens)} tokens, more than the "
                         f"model's {limit} positions; lower bits_characters.")
     rows = evaluation.text_bits(model, tokenizer, texts)
-    return {"tokens": sum(tokens), "bits_per_byte": interval(rows, evaluation.bits_over_bytes)}
+    return {"tokens": sum(tokens), "bytes": int(rows[:, 1].sum()),
+            "bits_per_byte": interval(rows, evaluation.bits_over_bytes)}
 
 
 # --- the classifier -------------------------------------------------------------------------

@@ -7,13 +7,15 @@ unless `--anew`, and `--most` stops after so many.
 
 `speed`: the loop of notebook 03 as it stands in its cell, `SFTTrainer` as TRL sets it, `SFTTrainer`
 with rows grouped by length (the course's `train_sft`), packed by TRL, and a short loop over packed
-rows, in turn, at one precision, with one pass over the same rows (the notebook's draws with
-replacement: its tokens are its own). `leak` is how far any token's log-probability in a packed
-batch is from the one in its own document alone, in nats, in float32, against 0 for exact masks.
+rows, in turn, at one precision and, but for the last, with one attention, in one pass over the same
+rows (the notebook's draws with replacement: its tokens are its own). `leak` is how far any token's
+log-probability in a packed batch is from the one in its own document alone, in nats, in float32,
+against 0 for exact masks.
 
 The other parts train with `train_sft`, but for `masks`, which takes the notebook's loop. Losses are
 means over tokens of responses, in nats: `held_out` on rows that nobody trains on, `on_train` on a
-fixed part of the training rows, both in `curve` too, by rows read.
+fixed part of the training rows, both in `curve` too, by rows read. `precision` is what the products
+of that run were made in, found out by trying as everywhere in the course.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ class Job:
                            self.settings.sft.max_length) for split in ("train", "validation"))
         self.train, self.held_out = self.train[:ROWS], self.held_out[:HELD_OUT]
         self.bf16 = mixed_precision(self.settings)
+        self.precision = "bfloat16" if self.bf16 else "float32"
 
     def model(self) -> tuple[Any, Any]:
         """The base model with its tokenizer, with adapters where the settings want them."""
@@ -253,13 +256,14 @@ def speed(threads: int) -> list[dict]:
     for turn in range(ROUNDS + 1):  # the first round warms up, on a part of the rows
         for name, way in ways.items():
             model, _ = job.model()
-            if job.bf16 and "packed" not in name:
+            if job.bf16 and name != "packed loop":  # which brings its own attention
                 plain_attention(model)
             wall, start = time.perf_counter(), time.process_time()
             read = way(job, model, rows if turn else rows[:64])
             if not turn:
                 continue
-            row = found.setdefault(name, {"part": "speed", "way": name, "cpu": [], "seconds": []})
+            row = found.setdefault(name, {"part": "speed", "way": name, "cpu": [], "seconds": [],
+                                          "precision": job.precision})
             row["cpu"].append(round(time.process_time() - start, 2))
             row["seconds"].append(round(time.perf_counter() - wall, 2))
             row["rows"], row["tokens"] = len(rows), read if isinstance(read, int) else tokens
@@ -283,7 +287,8 @@ def trained(job: Job, part: str, name: str, rows: list[dict], epochs: int, every
     watch.measure(model, len(rows) * epochs)
     return {"part": part, "name": name, "seed": job.seed, "rows": len(rows), "epochs": epochs,
             "learning_rate": job.settings.sft.learning_rate, "held_out": watch.curve[-1][1],
-            "on_train": watch.curve[-1][2], "cpu_seconds": round(used, 1), "curve": watch.curve}
+            "on_train": watch.curve[-1][2], "cpu_seconds": round(used, 1), "curve": watch.curve,
+            "precision": job.precision}
 
 
 def rate(threads: int, value: float, seed: int) -> dict:
@@ -307,10 +312,10 @@ def part_of_rows(threads: int, times: int) -> dict:
                    times)
 
 
-def alone(kind: str, learning_rate: float, threads: int) -> dict:
+def alone(kind: str, learning_rate: float, seed: int, threads: int) -> dict:
     """A run of all weights or of adapters in this process: losses, sizes, peak of the memory."""
-    job = Job(threads, **{"models.lora": kind == "LoRA", "sft.learning_rate": learning_rate,
-                          "sft.epochs": 1})
+    job = Job(threads, seed, **{"models.lora": kind == "LoRA", "sft.epochs": 1,
+                                "sft.learning_rate": learning_rate})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     row = trained(job, "lora", kind, job.train, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -324,9 +329,10 @@ def alone(kind: str, learning_rate: float, threads: int) -> dict:
             "optimiser_bytes": 3 * 4 * counted["trainable"]}  # gradient, two averages, float32
 
 
-def lora(threads: int, kind: str, learning_rate: float) -> dict:
+def lora(threads: int, kind: str, learning_rate: float, seed: int = 0) -> dict:
     """The same in a process of its own."""
-    return memory.measure_alone(__file__, "--alone", kind, learning_rate, "--threads", threads)
+    return memory.measure_alone(
+        __file__, "--alone", kind, learning_rate, seed, "--threads", threads)
 
 
 def everything(*parts: Any) -> tuple[list[int], list[int]]:
@@ -351,15 +357,17 @@ def masks(threads: int, name: str) -> dict:
     answers = generation.sample(model, tokenizer, [r["prompt"] for r in job.held_out[:ANSWERS]],
                                 job.settings.ppo.max_new_tokens, seed=job.seed)
     return {"part": "masks", "name": name, "seed": job.seed, "rows": steps * size,
+            "precision": job.precision,
             "held_out": round(sft.response_loss(model, tokenizer, job.held_out), 4),
             "finished": round(float(answers.finished.float().mean()), 4), "answers": ANSWERS}
 
 
 RUNS: dict[str, tuple[Callable[..., Any], list[tuple]]] = {
     "speed": (speed, [()]), "epochs": (epochs, [(10,)]),
-    "lora": (lora, [("full", 1e-3), ("LoRA", 1e-3), ("LoRA", 5e-3)]),
+    "lora": (lora, [("full", 1e-3), ("LoRA", 1e-3), ("LoRA", 5e-3), ("full", 1e-3, 1),
+                    ("LoRA", 1e-3, 1), ("full", 1e-3, 2), ("LoRA", 1e-3, 2)]),
     "masks": (masks, [(name,) for name in MASKS]),
-    "rate": (rate, [(1e-3, 0), (1e-3, 1), (3e-4, 0), (3e-3, 0)]),
+    "rate": (rate, [(3e-4, 0), (3e-3, 0)]),  # 1e-3 is lora's "full"
     "data": (part_of_rows, [(2,), (4,)])}
 
 
@@ -369,11 +377,11 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=100, help="runs in this call")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--anew", action="store_true", help="forget what is stored of these parts")
-    parser.add_argument("--alone", nargs=2, metavar=("KIND", "RATE"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)  # kind, rate, seed
     arguments = parser.parse_args()
     if arguments.alone:
-        kind, value = arguments.alone
-        print(json.dumps(alone(kind, float(value), arguments.threads)))
+        kind, value, seed = arguments.alone
+        print(json.dumps(alone(kind, float(value), int(seed), arguments.threads)))
         return 0
     rows = (store.load("sft") or {"rows": []})["rows"]
     if arguments.anew:
@@ -387,8 +395,7 @@ def main() -> int:
         rows += new
         for row in new:
             print({k: v for k, v in row.items() if k not in ("curve", "commit")}, flush=True)
-        precision = "bfloat16" if Job(arguments.threads).bf16 else "float32"
-        store.save("sft", rows, threads=torch.get_num_threads(), precision=precision)
+        store.save("sft", rows, threads=torch.get_num_threads())
     return 0
 
 

@@ -120,6 +120,7 @@ def test_bits_per_byte_are_those_of_all_texts_together(job):
     together = bits_per_byte(model, tokenizer, texts[: TINY.bits_texts])
     assert row["bits_per_byte"][0] == pytest.approx(together, abs=2e-4)
     assert row["bits_per_byte"][1] < together < row["bits_per_byte"][2]
+    assert row["bytes"] == sum(len(text.encode()) for text in texts[: TINY.bits_texts])
 
 
 def test_texts_that_a_model_would_cut_are_not_compared(job):
