@@ -48,7 +48,6 @@ from helpers.exercises.notebook_07 import (
     check_bootstrap,
     check_fair_win_rate,
     check_prompts_needed,
-    check_win_rate,
     position_judge,
 )
 from helpers.exercises.notebook_08 import (
@@ -89,7 +88,6 @@ __all__ = [
     "check_token_rewards",
     "check_training_memory",
     "check_untrained_loss",
-    "check_win_rate",
     "position_judge",
     "rival_models",
 ]
