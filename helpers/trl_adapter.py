@@ -180,7 +180,9 @@ def ready_for_trl(model: Any, tokenizer: Any, folder: str | Path | None = None) 
       would be at work in rollouts wherever TRL's own say nothing. `helpers.models` loads none; here
       they are removed from any other model, and one token is left that ends a text.
     - A trainer that tokenises prompts itself (`RLOOTrainer`) would take `<|endoftext|>` in one for
-      the end of a text: from now on `tokenizer` spells it out.
+      the end of a text: from now on `tokenizer` spells it out. Not for `DPOTrainer`, which writes
+      the end token behind each answer as text: there no answer would end. Give it a tokenizer that
+      this function has not seen.
     - `PPOTrainer` has no precision of its own: that of an earlier trainer is forgotten.
     - `RLOOTrainer` loads its reference from where the model's config says that it came from. There
       it has no row for a padding token that was added since. With `folder` the model is saved there

@@ -48,10 +48,11 @@ def dpo_trainer(policy, reference, tokenizer, folder, **settings):
 
         return DPOTrainer(
             model=policy, ref_model=reference, processing_class=tokenizer,
-            args=DPOConfig(
-                output_dir=str(folder), report_to="none", use_cpu=True, bf16=False,
-                gradient_checkpointing=False, disable_dropout=True, max_steps=1,
-                per_device_train_batch_size=len(PAIRS), dataloader_pin_memory=False, **settings),
+            args=DPOConfig(**{
+                "output_dir": str(folder), "report_to": "none", "use_cpu": True, "bf16": False,
+                "gradient_checkpointing": False, "disable_dropout": True, "max_steps": 1,
+                "per_device_train_batch_size": len(PAIRS), "dataloader_pin_memory": False,
+                **settings}),
             train_dataset=Dataset.from_list(PAIRS))
 
 
@@ -80,6 +81,30 @@ def test_losses_of_pairs_are_trls_on_the_same_batch(tokenizer, tmp_path, setting
     ours = loss_fn(*sums, settings["beta"], *more)
     assert ours.shape == (len(PAIRS),)
     assert ours.mean().item() == pytest.approx(theirs, **CLOSE)
+
+
+def test_training_on_pairs_is_trls_step_by_step_and_answers_end(tmp_path):
+    """In the same order. A tokenizer that spells the end out (`ready_for_trl`) would end none."""
+    tokenizer = byte_tokenizer()
+    reference = byte_policy(tokenizer)
+    ours, theirs = copy.deepcopy(reference), copy.deepcopy(reference)
+    sides = [pr.encode_texts(tokenizer, [p["prompt"] for p in PAIRS], [p[s] for p in PAIRS])
+             for s in ("chosen", "rejected")]
+    how = {"learning_rate": 1e-3, "batch_size": 2, "epochs": 1, "seed": 5}
+    losses = pr.fit_dpo(ours, reference, *sides, 0.3, **how)
+    trainer = dpo_trainer(theirs, copy.deepcopy(reference), tokenizer, tmp_path, beta=0.3,
+                          learning_rate=how["learning_rate"], lr_scheduler_type="linear",
+                          per_device_train_batch_size=2, max_steps=2, logging_steps=1)
+    order = torch.randperm(len(PAIRS), generator=torch.Generator().manual_seed(5)).tolist()
+    trainer._get_train_sampler = lambda *_: order
+    assert [row["chosen_ids"] for row in trainer.train_dataset] == [r for _, r in sides[0]]
+    ta.train_quietly(trainer)
+    told = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert told == pytest.approx(losses, **CLOSE) and losses[1] != losses[0]
+
+    ta.ready_for_trl(theirs, tokenizer)
+    spelled = dpo_trainer(theirs, reference, tokenizer, tmp_path)
+    assert spelled.train_dataset[0]["chosen_ids"][-1] != tokenizer.eos_token_id
 
 
 def group_trainer(kind, policy, tokenizer, folder, rewards, **settings):

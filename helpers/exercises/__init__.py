@@ -45,7 +45,6 @@ from helpers.exercises.notebook_07 import (
     check_bootstrap,
     check_fair_win_rate,
     check_prompts_needed,
-    check_win_rate,
     position_judge,
 )
 from helpers.exercises.notebook_08 import (
@@ -94,7 +93,6 @@ __all__ = [
     "check_training_memory",
     "check_untrained_loss",
     "check_unturned",
-    "check_win_rate",
     "odd_raters",
     "position_judge",
     "rival_models",

@@ -1,4 +1,4 @@
-"""Checkers of notebook 07: win rate, bootstrap, how many prompts, and a judge with a habit."""
+"""Checkers of notebook 07: bootstrap, how many prompts, and a judge with a habit."""
 
 from __future__ import annotations
 
@@ -19,47 +19,6 @@ from helpers.exercises.frame import (
 )
 
 # --- 07.1 ------------------------------------------------------------------------------------
-
-WIN_RATE = {
-    "swapped": "A and B are swapped",
-    "ties lose": "a tie counts nothing here; it is worth one half to each side",
-    "ties win": "a tie counts as a full win here; it is worth one half to each side",
-    "ties out": "ties are left out here; a judge who cannot tell is a result too",
-    "difference": "this is the mean difference; a win counts one, however large",
-    "count": "this is a number of wins; divide by the number of prompts",
-    "per cent": "give a share between 0 and 1, not per cent",
-    "margin": "this is wins minus losses; wanted is the share of wins",
-}
-
-
-def _win_rate(a: Sequence[float], b: Sequence[float], wrong: frozenset[str] = frozenset()) -> float:
-    gaps = np.subtract(a, b) * (-1 if "swapped" in wrong else 1)
-    if "difference" in wrong:
-        return gaps.mean()
-    tie = 0.0 if "ties lose" in wrong else 1.0 if "ties win" in wrong else 0.5
-    points = np.where(gaps > 0, 1.0, np.where(gaps == 0, tie, -1.0 * ("margin" in wrong)))
-    if "margin" in wrong:
-        points = np.sign(gaps)
-    if "ties out" in wrong:
-        points = points[gaps != 0]
-    return points.sum() / (1 if "count" in wrong else len(points)) * (
-        100 if "per cent" in wrong else 1)
-
-
-@checker
-def check_win_rate(function: Callable) -> str:
-    """Exercise 07.1: `function(a_scores, b_scores)`, share of prompts where A wins, ties half."""
-    return Exercise(
-        _win_rate, WIN_RATE,
-        [([1.0, 2.0, 3.0, 9.0, 0.0], [0.0, 2.0, 5.0, 1.0, 0.0]),
-         ([0.5, -1.0, 2.5, 2.5, 4.0, 1.0, 7.0, 3.0], [0.0, -1.0, 2.0, 1.5, 6.0, 0.0, 1.0, 8.0]),
-         ([1.0, 3.0], [1.0, 3.0])],
-        "a win counts one, a tie one half",
-        hint="one share for all prompts together",
-    ).check(function)
-
-
-# --- 07.2 ------------------------------------------------------------------------------------
 
 BOOTSTRAP = {
     "swapped": "the ends are swapped",
@@ -98,7 +57,7 @@ def _interval(
 
 @checker
 def check_bootstrap(function: Callable) -> str:
-    """Exercise 07.2: `function(values, draws, seed)`, the (low, high) 95 % bootstrap interval."""
+    """Exercise 07.1: `function(values, draws, seed)`, the (low, high) 95 % bootstrap interval."""
     rng = np.random.default_rng(0)
     even, skewed = rng.normal(2.0, 1.0, 120), np.exp(rng.normal(0.0, 1.3, 17))
     cases = [(values, 10_000, 0) for values in (even, skewed)]
@@ -135,12 +94,12 @@ def _fits_one(ends: np.ndarray, case: tuple[np.ndarray, int, int], error: float)
     return bool((np.abs(ends - _interval(*case)) <= TOO_FAR * error).all())
 
 
-# --- 07.3 ------------------------------------------------------------------------------------
+# --- 07.2 ------------------------------------------------------------------------------------
 
 
 @checker
 def check_prompts_needed(guess: Any, half_width: float = 0.03) -> str:
-    """Exercise 07.3: foretell how many prompts a win rate near one half needs.
+    """Exercise 07.2: foretell how many prompts a win rate near one half needs.
 
     Args:
         guess: prompts for a 95 % interval of plus or minus `half_width`, ties left aside.
@@ -162,14 +121,14 @@ def check_prompts_needed(guess: Any, half_width: float = 0.03) -> str:
     return f"about {right:.0f}; half the width costs four times the prompts"
 
 
-# --- 07.4 ------------------------------------------------------------------------------------
+# --- 07.3 ------------------------------------------------------------------------------------
 
 
 def position_judge(habit: float = 1.0) -> Callable[[str, str], float]:
     """A judge with a habit: `judge(first, second)` is 1, 0.5 or 0 for the *first* text.
 
     It likes words that are different from one another, and adds `habit` to whatever it reads
-    first. Made for exercise 07.4.
+    first. Made for exercise 07.3.
     """
 
     def judge(first: str, second: str) -> float:
@@ -205,7 +164,7 @@ def _fair(
 
 @checker
 def check_fair_win_rate(function: Callable) -> str:
-    """Exercise 07.4: `function(judge, a_texts, b_texts)`, A's win rate freed of position.
+    """Exercise 07.3: `function(judge, a_texts, b_texts)`, A's win rate freed of position.
 
     `judge(first, second)` says 1, 0.5 or 0 for the first of two texts.
     """

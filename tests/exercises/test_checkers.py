@@ -64,10 +64,6 @@ def best_of(scores, n):
     return sum(comb(i, n - 1) * x for i, x in enumerate(ranked)) / comb(len(ranked), n)
 
 
-def win_rate(a, b):
-    return sum(1.0 if x > y else 0.5 if x == y else 0.0 for x, y in zip(a, b, strict=True)) / len(a)
-
-
 def interval(values, draws, seed, low=0.025, of=np.mean, take=1.0):
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(values), (draws, int(take * len(values))))
@@ -122,7 +118,6 @@ RIGHT = {
     exercises.check_token_rewards: token_rewards,
     exercises.check_response_mask: response_mask,
     exercises.check_best_of: best_of,
-    exercises.check_win_rate: win_rate,
     exercises.check_bootstrap: interval,
     exercises.check_fair_win_rate: fair,
     exercises.check_dpo_loss: dpo,
@@ -133,7 +128,7 @@ RIGHT = {
 }
 SCALAR = {check for check in RIGHT if check.__name__ in (
     "check_preference_probability", "check_bits_per_byte",
-    "check_clipped_loss", "check_best_of", "check_win_rate", "check_fair_win_rate",
+    "check_clipped_loss", "check_best_of", "check_fair_win_rate",
     "check_dpo_loss", "check_best_of_n_kl")}
 
 
@@ -295,12 +290,6 @@ def answers(turns):
     return [i for i, (who, _) in enumerate(turns) if who == "assistant"]
 
 
-def ties(a, b, tie, out=False):
-    points = [1.0 if x > y else tie if x == y else 0.0 for x, y in zip(a, b, strict=True)
-              if not (out and x == y)]
-    return sum(points) / len(points)
-
-
 def subset(scores, n, pick=max):
     chosen = [pick(c) for c in combinations(scores, n)]
     return sum(chosen) / len(chosen)
@@ -393,16 +382,6 @@ MISTAKES = [
     (c.check_best_of, lambda s, n: min(s[:n]),
      "two things at once: this is the best of the first n"),
     (c.check_best_of, lambda s, n: 1.55, "not right yet"),
-    (c.check_win_rate, lambda a, b: win_rate(b, a), "swapped"),
-    (c.check_win_rate, lambda a, b: ties(a, b, 1.0), "full win"),
-    (c.check_win_rate, lambda a, b: ties(a, b, 0.0), "counts nothing"),
-    (c.check_win_rate, lambda a, b: np.mean(np.subtract(a, b)), "mean difference"),
-    (c.check_win_rate, lambda a, b: win_rate(a, b) * len(a), "divide by the number"),
-    (c.check_win_rate, lambda a, b: 100 * win_rate(a, b), "not per cent"),
-    (c.check_win_rate, lambda a, b: np.sign(np.subtract(a, b)).mean(), "wins minus losses"),
-    (c.check_win_rate, lambda a, b: ties(b, a, 1.0), "two things at once: A and B are swapped"),
-    (c.check_win_rate, lambda a, b: 0.6, "right in some cases"),
-    (c.check_win_rate, lambda a, b: np.greater(a, b), "True or False"),
     (c.check_bootstrap, lambda v, d, s: interval(v, d, s)[::-1], "swapped"),
     (c.check_bootstrap, lambda v, d, s: interval(v, d, s, 0.05), "90 %"),
     (c.check_bootstrap, lambda v, d, s: interval(v, d, s, 0.005), "99 %"),
@@ -457,7 +436,7 @@ def test_a_mistake_is_named(capsys, check, answer, words):
 def test_an_endless_answer_ends(capsys):
     from itertools import count
 
-    assert "not right yet" in said(capsys, c.check_win_rate, lambda a, b: count())
+    assert "not right yet" in said(capsys, c.check_best_of, lambda s, n: count())
 
 
 def test_the_bootstrap_takes_a_loop_and_another_generator(capsys):
