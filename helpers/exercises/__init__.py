@@ -56,6 +56,13 @@ from helpers.exercises.notebook_08 import (
     check_dpo_loss,
     check_leave_one_out,
 )
+from helpers.exercises.notebook_09 import (
+    check_careful,
+    check_fooling_text,
+    check_peak,
+    check_proxies,
+    proxies,
+)
 
 __all__ = [
     "broken_labels",
@@ -68,11 +75,13 @@ __all__ = [
     "check_bradley_terry_loss",
     "check_broken_labels",
     "check_broken_runs",
+    "check_careful",
     "check_clipped_loss",
-    "check_draws_for_kl",
     "check_dpo_loss",
+    "check_draws_for_kl",
     "check_fair_win_rate",
     "check_fooling_probe",
+    "check_fooling_text",
     "check_gae",
     "check_last_token_pooling",
     "check_leave_one_out",
@@ -80,9 +89,11 @@ __all__ = [
     "check_length_sorted_batches",
     "check_mask_turns",
     "check_own_reward",
+    "check_peak",
     "check_plausible_trap",
     "check_preference_probability",
     "check_prompts_needed",
+    "check_proxies",
     "check_rating_zero",
     "check_repaired_cost",
     "check_response_mask",
@@ -91,5 +102,6 @@ __all__ = [
     "check_untrained_loss",
     "check_win_rate",
     "position_judge",
+    "proxies",
     "rival_models",
 ]
