@@ -1,5 +1,6 @@
 """The study of over-optimisation: what it stores of a pool and of a run, and never does twice."""
 
+import json
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from benchmarks import over_optimisation as study
 from benchmarks.shared import store
 from helpers import reward, world
+from helpers.paths import ROOT
 
 
 class Stub:
@@ -139,3 +141,13 @@ def test_the_run_is_told_checkpoint_by_checkpoint(job):
     assert unpacked(row["preferred"])[0].tolist() == [0.5, 0.5]  # against itself
     assert (unpacked(row["preferred"])[1] < 0.5).all() and row["distinct"] == [1.0, 0.5]
     assert row["sentence"] == [0.0, 1.0] and unpacked(row["kl"])[1].tolist() == [0.0, 2.0]
+
+
+def test_what_is_stored_is_what_the_notebook_reads():
+    path = ROOT / "benchmarks" / "results" / "over_optimisation.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    judges = {row["judge"]: row for row in stored["rows"] if row["part"] == "best_of_n"}
+    assert judges["04"]["n"][-1] == stored["draws"] == 1024
+    for row in judges.values():
+        assert unpacked(row["gold"]).shape == (len(row["n"]), stored["questions"])
+        assert (np.diff(unpacked(row["proxy"]).mean(1)) > 0).all()  # picked by it: it must rise
