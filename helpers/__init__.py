@@ -2,18 +2,18 @@
 
 | module | what it holds | notebooks |
 |---|---|---|
-| `errors` | the error that is one sentence for the reader | 01, 05, 06, 07, 10 |
+| `errors` | the error that is one sentence for the reader | 01, 05, 06, 07, 09, 10 |
 | `paths` | where the course's own files are | |
 | `profiles` | validated settings, read from `settings/` | 04, 06 |
-| `data` | loaders of reviews, pairs, comparisons, demonstrations | 02, 03, 04, 05, 06, 07, 08, 10 |
-| `models` | load, save, place and shape any model | 02, 03, 04, 05, 06, 07, 08, 10 |
+| `data` | loaders of reviews, pairs, comparisons, demonstrations | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
+| `models` | load, save, place and shape any model | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `scratch` | tokenizer, language model and classifier from random weights | 02 |
-| `generation` | sampling with the log-probabilities PPO needs | 02, 03, 04, 05, 06, 07, 08, 10 |
+| `generation` | sampling with the log-probabilities PPO needs | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `sft` | supervised fine-tuning and its loss | 03 |
-| `evaluation` | win rate, KL, diversity, intervals | 01, 02, 03, 04, 05, 06, 07, 08, 10 |
+| `evaluation` | win rate, KL, diversity, intervals | 01, 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `judge` | a language model asked which of two answers is better | 07, 10 |
 | `quality` | what is broken in a text, and how often | 07 |
-| `reward/` | model, pairs, training, measures, reward functions, ties | 04, 05, 06, 07, 08, 10 |
+| `reward/` | model, pairs, training, measures, reward functions, ties | 04, 05, 06, 07, 08, 09, 10 |
 | `ppo` | the mathematics of PPO | 05, 08 |
 | `ppo_loop` | PPO as plain as it can be written | |
 | `ppo_trainer` | PPO as it is really done | 05, 06, 07, 08 |
@@ -25,9 +25,9 @@
 | `feedback` | the store of ratings, and what is made of it | 01, 07, 10 |
 | `feedback_loop` | ratings change the reward model and what follows it | 07 |
 | `widgets` | panels in which a person rates | 01, 07, 10 |
-| `plots` | every figure | 01, 02, 03, 04, 05, 06, 07, 08, 10 |
-| `exercises` | checkers for your own code | 01, 02, 03, 04, 05, 06, 07, 08, 10 |
-| `world/` | what writes the embedded world, and its truth | 03, 04, 05, 06, 07, 08, 10 |
+| `plots` | every figure | 01, 02, 03, 04, 05, 06, 07, 08, 09, 10 |
+| `exercises` | checkers for your own code | 01, 02, 03, 04, 05, 06, 07, 08, 09, 10 |
+| `world/` | what writes the embedded world, and its truth | 03, 04, 05, 06, 07, 08, 09, 10 |
 | `course/` | a notebook's session and report, the runner, the command line | all |
 | `engine/` | rows, tokens, stages on disk, packing, numerics | |
 

@@ -28,6 +28,7 @@ STEPS = (
     ("06", "PPO", "with TRL"),
     ("07", "Evaluation", "who won?"),
     ("08", "Beyond PPO", "one objective"),
+    ("09", "Too far", "proxy and gold"),
     ("10", "Your labels", "and their use"),
 )
 
@@ -47,7 +48,7 @@ def pipeline(number: str) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
-    figure = Figure(figsize=(10, 1.15), dpi=100,
+    figure = Figure(figsize=(1.25 * len(STEPS), 1.15), dpi=100,
                     layout="none")  # pyright: ignore[reportArgumentType]  # no stub has "none"
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))

@@ -24,7 +24,7 @@ PHASES = {
     "reward": ("04",),
     "ppo": ("05", "06"),
     "eval": ("07",),
-    "beyond": ("08", "10"),
+    "beyond": ("08", "09", "10"),
     "full": (),  # all there are
 }
 OWN = ("profile", "overrides", "seed")

@@ -1,8 +1,8 @@
 """Reward models: from pairs of responses, of which people preferred one, to a number for each.
 
 `model` is the mathematics and the scoring, `pairs` makes batches, `training` trains, `measures`
-judges what came out, `functions` hands it to PPO, `ties` judges two responses at once, and `active`
-chooses which pairs to have labelled.
+judges what came out, `functions` hands it to PPO, `proxy` says how far it can be pushed, `ties`
+judges two responses at once, and `active` chooses which pairs to have labelled.
 """
 
 from helpers.engine.tokens import (
@@ -56,6 +56,16 @@ from helpers.reward.pairs import (
     padding_share,
     shared_length,
 )
+from helpers.reward.proxy import (
+    best_of_each,
+    conservative,
+    fall_from_peak,
+    gao_bootstrap,
+    gao_fit,
+    gao_peak,
+    gao_shape,
+    interval_of,
+)
 from helpers.reward.training import (
     LengthGroupedSampler,
     PairTrainer,
@@ -72,16 +82,24 @@ __all__ = [
     "SharedBatch",
     "bag_of_words_margins",
     "bayes_ceiling",
+    "best_of_each",
     "bradley_terry_loss",
     "calibration_error",
     "can_share_prompts",
     "chosen_reward",
     "collate_pairs",
     "collate_shared",
+    "conservative",
     "encode_pairs",
     "encode_response",
     "expected_accuracy",
+    "fall_from_peak",
     "fit_weight",
+    "gao_bootstrap",
+    "gao_fit",
+    "gao_peak",
+    "gao_shape",
+    "interval_of",
     "last_token_index",
     "length_grouped_order",
     "length_margins",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from helpers import exercises
 from helpers import gridworld as gw
+from helpers.exercises import notebook_09
 
 # ------------------------------------------------------------------ the right answers, written anew
 
@@ -96,6 +97,20 @@ def best_of_n_kl(p, rewards, n):
     return float(sum(q * np.log(q / own) for q, own in zip(chance, p, strict=True)))
 
 
+def peak(kl, gold):
+    """By the normal equations, with d in place of a matrix."""
+    d, gain = np.sqrt(np.asarray(kl)), np.asarray(gold) - gold[0]
+    a, b = np.linalg.solve([[d @ d, -(d @ d**2)], [-(d**2 @ d), d**2 @ d**2]],
+                           [d @ gain, -(d**2 @ gain)])
+    return (a / b / 2) ** 2
+
+
+def careful(scores, means, deviations):
+    own = [[float(x - m) / float(s) for x in row]
+           for row, m, s in zip(scores, means, deviations, strict=True)]
+    return [np.mean(each) - np.std(each, ddof=1) for each in zip(*own, strict=True)]
+
+
 def unturned(ask, first, second):
     return np.array([(ask(a, b) - ask(b, a)) / 2 for a, b in zip(first, second, strict=True)])
 
@@ -123,13 +138,15 @@ RIGHT = {
     exercises.check_dpo_loss: dpo,
     exercises.check_leave_one_out: siblings,
     exercises.check_best_of_n_kl: best_of_n_kl,
+    exercises.check_peak: peak,
+    exercises.check_careful: careful,
     exercises.check_unturned: unturned,
     exercises.check_doubt: doubted,
 }
 SCALAR = {check for check in RIGHT if check.__name__ in (
     "check_preference_probability", "check_bits_per_byte",
     "check_clipped_loss", "check_best_of", "check_fair_win_rate",
-    "check_dpo_loss", "check_best_of_n_kl")}
+    "check_dpo_loss", "check_best_of_n_kl", "check_peak")}
 
 
 def lists(answer):
@@ -407,6 +424,19 @@ MISTAKES = [
      "is about B"),
     (c.check_fair_win_rate, lambda j, a, b: 1 - fair(j, a, b), "not right yet"),
     (c.check_fair_win_rate, lambda j, a, b: 2 * fair(j, a, b), "take their mean"),
+    (c.check_peak, lambda kl, gold: peak(kl, gold) ** 0.5, "its KL is the square"),
+    (c.check_peak, lambda kl, gold: peak(kl**2, gold) ** 0.5, "this fits the KL itself"),
+    (c.check_peak, lambda kl, gold: peak(kl, np.concatenate([[0.0], gold[1:]])),
+     "subtract the gold of the first point"),
+    (c.check_peak, lambda kl, gold: kl[gold.argmax()], "the highest measured point"),
+    (c.check_peak, lambda kl, gold: 4 * peak(kl, gold), "half-way there"),
+    (c.check_peak, lambda kl, gold: 1.0, "not 1.0000"),
+    (c.check_careful, lambda s, m, d: s.mean(0) - s.std(0), "units of their own"),
+    (c.check_careful, lambda s, m, d: careful(s, 0 * m, d), "mean is still in it"),
+    (c.check_careful, lambda s, m, d: -np.array(careful(-s, -m, d)), "adds the spread"),
+    (c.check_careful, lambda s, m, d: ((s - m[:, None]) / d[:, None]).mean(0), "mean alone"),
+    (c.check_careful, lambda s, m, d: ((s - m[:, None]) / d[:, None]).amin(0), "the least of"),
+    (c.check_careful, lambda s, m, d: careful(s[:, :1], m, d), "one number for each answer"),
     (c.check_unturned, lambda ask, a, b: [ask(x, y) for x, y in zip(a, b, strict=True)],
      "one order only"),
     (c.check_unturned, lambda ask, a, b: 2 * unturned(ask, a, b), "take their mean"),
@@ -597,6 +627,46 @@ def test_a_probe_that_fools(capsys):
     ]:
         assert words in probe(function)
     assert "wanted is 50%" in probe(lambda p, r: r + "!" * ("bad" in r), gold=None)
+
+
+def test_a_text_that_fools(capsys):
+    rewards, golds = [0.0, 0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.9, 2.0, 0.5]
+
+    def fool(text, gold=plain, judge=loud):
+        return said(capsys, c.check_fooling_text, text, "Why?", judge, rewards, gold, golds)
+
+    assert "right: " in fool("!!") and "above 100%" in fool("!!")
+    assert "nobody knows here" in fool("!!", gold=None)
+    assert fool(None) == fool(NotImplemented) == "not done yet\n"
+    for text, words in [
+        (" ", "empty"), (3, "hand over a text, not int"), (["!!"], "not list"), ("Why?", "itself"),
+        ("a", "sees through it"), ("!", "sees through it"), ("good good!!", "no deceit"),
+        ("good good good", "the wrong way round"),
+    ]:
+        assert words in fool(text)
+    assert "wanted are 95%" in fool("!", gold=None)
+
+
+def test_the_three_proxies_are_what_they_are_called(capsys):
+    curves = exercises.proxies(draws=256, questions=200)
+    ends = {}
+    for name, kind in notebook_09.PROXIES.items():
+        gold = np.array(curves[name]["gold"])
+        ends[kind] = gold[-1] - gold[0], gold[-1] - gold.max()
+        assert (np.diff(curves[name]["proxy"]) > 0).all()
+    assert ends["even noise"][1] == 0 and ends["even noise"][0] > 1
+    assert ends["wild noise"][1] < -0.2 and ends["wild noise"][0] > 0
+    assert ends["a loophole"][0] < 0
+    right = dict(notebook_09.PROXIES)
+    assert "right: " in said(capsys, c.check_proxies, right)
+    assert said(capsys, c.check_proxies, None) == "not done yet\n"
+    for wrong, words in [
+        (right | {"A": "even noise"}, "go on rising"), (right | {"C": "wild noise"}, "fall back"),
+        (right | {"A": "a loophole"}, "below where it began"), ({"A": "even noise"}, "no cause"),
+        (right | {"D": "even noise"}, "no proxy 'D'"), ("A", "a dictionary"),
+        (right | {"A": "luck"}, "none of the causes"),
+    ]:
+        assert words in said(capsys, c.check_proxies, wrong)
 
 
 def share_of_longer(pairs):

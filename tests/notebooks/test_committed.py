@@ -11,8 +11,8 @@ NOTEBOOKS = list(execute.notebooks().values())
 
 
 def test_the_course_is_all_there():
-    numbers = [f"{number:02d}" for number in range(1, 9)]
-    assert [path.stem[:2] for path in NOTEBOOKS[:8]] == numbers
+    numbers = [f"{number:02d}" for number in range(1, 10)]
+    assert [path.stem[:2] for path in NOTEBOOKS[:9]] == numbers
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

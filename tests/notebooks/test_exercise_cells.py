@@ -11,7 +11,7 @@ import pytest
 from helpers.paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-NEEDS_A_JUDGE = {"my_probe"}  # fooled is only a model that was trained; see tests/exercises
+NEEDS_A_JUDGE = {"my_probe", "my_text"}  # only a trained model is fooled; see tests/exercises
 
 
 def exercises_of(path):
@@ -64,7 +64,8 @@ def stand_ins():
 
 @pytest.mark.parametrize(("path", "source", "outputs", "solution"), EVERY)
 def test_the_folded_solution_is_right(path, source, outputs, solution, capsys):
-    names = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    names = {getattr(node, "name", None) or getattr(node.targets[0], "id", "")
+             for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.Assign)}
     if names & NEEDS_A_JUDGE:
         pytest.skip("only a trained judge can be fooled")
     space = stand_ins()

@@ -21,7 +21,7 @@ from helpers.models import EMBEDDED
 from helpers.paths import ROOT
 
 CUTS = yaml.safe_load((ROOT / "tests/hub/overrides.yaml").read_text(encoding="utf-8"))
-NUMBERS = ["03", "04", "05", "06", "07", "08", "10"]
+NUMBERS = ["03", "04", "05", "06", "07", "08", "09", "10"]
 
 
 def tiny_base(folder):

@@ -28,6 +28,8 @@ SHOWN = (
      "how often the named property is preferred, before and after the ratings"),
     ("08", ("bandit_worst_claim", "best_of_n_sft_gain", "dpo_gain", "rloo_gain", "format_before",
             "format_after"), "nats to the optimum; gains in gold, one run each"),
+    ("09", ("best_of_proxy_gain", "best_of_gold_gain", "best_of_gold_fall"),
+     "best of 128 over one answer: deviations of the reward, points of gold"),
     ("10", ("judge_agreement", "judge_first", "letter_agreement", "letter_first",
             "active_accuracy", "random_accuracy", "best_of_gain"),
      "the AI judge on labelled pairs, and how often it names what it reads first; heads after as "
