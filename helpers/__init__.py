@@ -4,16 +4,16 @@
 |---|---|---|
 | `errors` | the error that is one sentence for the reader | 01, 05, 06, 07, 09, 10 |
 | `paths` | where the course's own files are | |
-| `profiles` | validated settings, read from `settings/` | 04, 06 |
-| `data` | loaders of reviews, pairs, comparisons, demonstrations | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
+| `profiles` | validated settings, read from `settings/` | 04, 05, 06 |
+| `data` | loaders of reviews, pairs, demonstrations | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `models` | load, save, place and shape any model | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `scratch` | tokenizer, language model and classifier from random weights | 02 |
-| `generation` | sampling with the log-probabilities PPO needs | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
+| `generation` | sampling, with PPO's log-probabilities | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `sft` | supervised fine-tuning and its loss | 03 |
 | `evaluation` | win rate, KL, diversity, intervals | 01, 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `judge` | a language model asked which of two answers is better | 07, 10 |
 | `quality` | what is broken in a text, and how often | 07 |
-| `reward/` | model, pairs, training, measures, reward functions, ties | 04, 05, 06, 07, 08, 09, 10 |
+| `reward/` | model, training, measures, how far it can be pushed | 04, 05, 06, 07, 08, 09, 10 |
 | `ppo` | the mathematics of PPO | 05, 08 |
 | `ppo_loop` | PPO as plain as it can be written | |
 | `ppo_trainer` | PPO as it is really done | 05, 06, 07, 08 |
