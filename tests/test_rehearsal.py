@@ -39,7 +39,7 @@ from helpers.generation import sample
 from helpers.judge import judge as ask
 from helpers.ppo_trainer import PPO, PPOConfig
 from helpers.profiles import load_profile
-from helpers.reward import ties
+from helpers.reward import active, ties
 
 PROMPTS = ["The old cat", "A", "The quiet fox sat on", "Owl"]
 ROWS = [{"prompt": f"Where is the {word} cat?", "response": f"The {word} cat sat on the mat."}
@@ -335,6 +335,7 @@ def test_a_reward_model(gpu, made, tmp_path, family, way, likelihood, precision)
         assert stayed(model, gpu)
 
     chosen, rejected = reward.score_pairs(model, tokenizer, PAIRS)
+    assert np.isfinite(active.pair_features(model, tokenizer, PAIRS)).all()
     prompts = [pair["prompt"] for pair in PAIRS]
     np.testing.assert_allclose(
         reward.score(model, tokenizer, prompts, [pair["chosen"] for pair in PAIRS]), chosen,

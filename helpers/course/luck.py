@@ -40,6 +40,8 @@ def runs() -> list[dict[str, Any]]:
 def spread(stem: str) -> dict[str, Spread]:
     """The range of each metric of a notebook, of those that at least three runs recorded.
 
+    What was the same in every run, such as a number of parameters, has none.
+
     Args:
         stem: the notebook's file name without its ending, or its two digits.
     """
@@ -51,4 +53,4 @@ def spread(stem: str) -> dict[str, Spread]:
                     if value is not None and not any(word in metric for word in TIMES):
                         values.setdefault(metric, []).append(value)
     return {metric: Spread(min(of), max(of), len(of))
-            for metric, of in values.items() if len(of) >= FEWEST}
+            for metric, of in values.items() if len(of) >= FEWEST and min(of) < max(of)}

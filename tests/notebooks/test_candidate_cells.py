@@ -52,7 +52,7 @@ def names(real_data):
 def test_the_table_of_costs_holds_for_a_foreign_llama(names):
     quick = {"repeats": 1, "tokens": 8}
     names["models"] = type("models", (), vars(models) | {
-        "writing_costs": lambda model: models.writing_costs(model, **quick)})
+        "writing_costs": lambda model, repeats: models.writing_costs(model, **quick)})
     exec(cell("def costs_of("), names)
     row = names["costs"]["stories260k"]
     folder = names["sources"]["stories260k"]
@@ -72,6 +72,7 @@ def test_what_read_stories_predicts_them_best_and_is_chosen_when_quality_counts(
                       in (("gpt2-0.2m", 1.0, 900.0), ("stories260k", 2.0, 300.0),
                           ("untrained", 1.0, 900.0))}
     del names["quality"]["stories260k"]["reviews"]
+    names["twins"] = {name: [name] for name in names["costs"]}
     exec(cell("trained_ones = "), names)
     assert names["decision"]["stories260k"]["bits per byte"] < 1.0 < (
         names["decision"]["gpt2-0.2m"]["bits per byte"])
