@@ -51,7 +51,7 @@ def test_the_range_stands_behind_the_number_under_the_stock_profile_only(
 
 
 def test_every_number_that_has_a_range_lies_near_it():
-    """A metric whose meaning changed would lie outside what earlier runs of it measured."""
+    """As near as `regress` asks of another machine: a metric whose meaning changed would not."""
     seen = 0
     for number, path in execute.notebooks().items():
         ranges = luck.spread(number)
@@ -61,7 +61,7 @@ def test_every_number_that_has_a_range_lies_near_it():
                 name, *rest = line.split() or [""]
                 if "stored runs:" in line and name in ranges:
                     of, value = ranges[name], float(rest[0])
-                    width = of.high - of.low
+                    far = 2 * (of.high - of.low) + 1e-3
                     seen += 1
-                    assert of.low - width - 1e-3 <= value <= of.high + width + 1e-3, line
+                    assert of.low - far <= value <= of.high + far, line
     assert seen > 30
