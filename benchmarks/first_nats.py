@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.shared import imdb_task, store
-from helpers import course, evaluation, ppo_trainer, preference, trl_adapter
+from benchmarks.shared.paid_on_the_way import PaidOnTheWay
+from helpers import course, evaluation, ppo_trainer, trl_adapter
 from helpers.engine.place import inner_model
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -112,7 +113,7 @@ def train_ours(job, settings, arm: dict):
     group = arm.get("group", 1)
     kind, more = ppo_trainer.PPO, {}
     if arm.get("way"):
-        kind, more = preference.PaidOnTheWay, {"every": arm["way"]}
+        kind, more = PaidOnTheWay, {"every": arm["way"]}
     trainer = kind(
         policy, job.reference, against_siblings(job.reward_fn) if group > 1 else job.reward_fn,
         job.tokenizer, config, value_model=value_model, **more)
