@@ -1,6 +1,6 @@
 """How far a reward model can be pushed: proxy and gold along best-of-n and along PPO without a KL.
 
-    python benchmarks/over_optimisation.py [--seeds 0 1 2] [--only pool judges rl] [--threads 2]
+    python benchmarks/over_optimisation.py [--seeds 0 1 2] [--only pool rl 04 m0 …] [--threads 2]
 
 Needs the stages `sft` and `reward_model` of the embedded profile and makes them if they are
 missing. One pool serves all: `DRAWS` answers of the SFT model to each of `QUESTIONS` held-out
@@ -111,17 +111,10 @@ class Job:
         return {"train": train, "test": test,
                 "validation": data.load_pairs(self.settings, "validation")[:150]}
 
-    def answers(self) -> list[list[str]]:
-        """The pool: DRAWS answers to each question."""
-        chunks = [read(self.folder / f"pool-{start}.json") for start in
-                  range(0, QUESTIONS, CHUNK)]
-        return [row for chunk in chunks for row in chunk["answers"]]
-
-    def gold(self) -> np.ndarray:
-        """True utility of the pool, (questions, draws)."""
-        chunks = [read(self.folder / f"pool-{start}.json") for start in
-                  range(0, QUESTIONS, CHUNK)]
-        return np.array([row for chunk in chunks for row in chunk["gold"]])
+    def pool(self, key: str) -> list[list]:
+        """Of the pool's DRAWS answers to each question the `answers`, or their `gold`."""
+        return [row for start in range(0, QUESTIONS, CHUNK)
+                for row in read(self.folder / f"pool-{start}.json")[key]]
 
 
 def read(path: Path) -> Any:
@@ -244,7 +237,7 @@ def judge_pool(job: Job, name: str) -> None:
     if path.is_file():
         return
     model, before = trained(job, name), time.process_time()
-    answers = [row[: judge.draws] for row in job.answers()]
+    answers = [row[: judge.draws] for row in job.pool("answers")]
     asked = [q for q in job.questions for _ in range(judge.draws)]
     scores = read_texts(job, model, asked, [text for row in answers for text in row])
     held = job.pairs["test"][:JUDGED_PAIRS]
@@ -352,7 +345,8 @@ def best_of_rows(job: Job) -> list[dict]:
     """A row for each judge: what best-of-n by it picks, at every n, question by question."""
     if not all((job.folder / f"pool-{c}.json").is_file() for c in range(0, QUESTIONS, CHUNK)):
         return []
-    answers, gold, scores = job.answers(), job.gold(), scaled_scores(job)
+    answers, scores = job.pool("answers"), scaled_scores(job)
+    gold = np.array(job.pool("gold"))
     words = np.array([[len(text.split()) for text in row] for row in answers])
     rows = []
     for name, own in scores.items():

@@ -40,10 +40,10 @@ def pipeline(number: str) -> None:
     reads on a light page and on a dark one.
     """
     number = f"{int(number):02d}" if str(number).isdigit() else str(number)
-    session["notebook"] = number
     if number not in [step[0] for step in STEPS]:
         known = ", ".join(step[0] for step in STEPS)
         raise UserError(f"the pipeline has no notebook {number!r}; it has {known}.")
+    session["notebook"] = number
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
@@ -88,7 +88,7 @@ def record(**metrics: float) -> None:
 
     A number that is not finite is recorded as missing (null), since JSON has no other word. Under
     the embedded profile as it stands, the range of the stored runs with other seeds and on other
-    machines is printed behind each number that has one.
+    machines, some of earlier code, is printed behind each number that has one.
 
     Raises:
         UserError: a value that is not a number.

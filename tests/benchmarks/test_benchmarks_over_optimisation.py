@@ -25,7 +25,7 @@ class Stub:
                       "test": [{"prompt": self.test[0] if i % 2 else str(i), "chosen": "a",
                                 "rejected": "b"} for i in range(5000)]}
 
-    answers, gold = study.Job.answers, study.Job.gold
+    pool = study.Job.pool
 
 
 @pytest.fixture

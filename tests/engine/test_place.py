@@ -21,6 +21,24 @@ def test_mixed_precision_asks_the_profile_and_the_machine(monkeypatch, fast):
     assert not place.mixed_precision(load_profile("embedded", {"mixed_precision": "none"}))
 
 
+@pytest.mark.parametrize("faster", [True, False])
+def test_other_work_does_not_decide_whether_bfloat16_is_fast(monkeypatch, faster):
+    """A clock in which every third product waits a tenth of a second for the processor."""
+    now, count = [0.0], [0]
+
+    class Product:
+        def __init__(self, rows, columns, dtype):
+            self.seconds = 0.004 if dtype is torch.float32 else 0.001 if faster else 0.009
+
+        def __matmul__(self, other):
+            count[0] += 1
+            now[0] += self.seconds + (0.1 if count[0] % 3 == 0 else 0.0)
+
+    monkeypatch.setattr(torch, "ones", lambda rows, columns, dtype: Product(rows, columns, dtype))
+    monkeypatch.setattr(place.time, "perf_counter", lambda: now[0])
+    assert place.fast_bfloat16.__wrapped__("cpu") is faster
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_plain_attention_predicts_the_same(architecture):
     model, tokenizer, _ = from_scratch(architecture=architecture, tokens=3000)
