@@ -28,16 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.shared import imdb_task, store
-from benchmarks.shared.paid_on_the_way import PaidOnTheWay
 from helpers import course, evaluation, ppo_trainer, trl_adapter
 from helpers.engine.place import inner_model
+from helpers.engine.tokens import decode
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
 EPISODES = 1536
 # What each arm changes: `task` of the profile's `ppo_trl`, `ours` of PPOConfig, `trl` of TRL's.
 FIRST = {"learning_rate": 7e-4, "batch_size": 128, "mini_batches": 4, "epochs": 2, "kl_coef": 0.15,
-         "warmup_updates": 2, "total_episodes": EPISODES}
+         "warmup_updates": 2, "total_episodes": EPISODES, "score_every": None}
 ARMS: dict[str, dict] = {
     "as it was": {},
     "TRL, as it was": {"trainer": "TRL"},
@@ -56,9 +56,21 @@ ARMS: dict[str, dict] = {
     "value clip × 50": {"task": {"value_clip_range": 10.0}},
     "batch / 2, learning rate × 0.6, 3 epochs, β / 3": {
         "task": {"batch_size": 64, "learning_rate": 4e-4, "epochs": 3, "kl_coef": 0.05}},
-    "paid on the way, every 3 tokens": {"way": 3},
-    "paid on the way, batch / 2": {"way": 3, "task": {"batch_size": 64}},
+    "paid on the way, every 3 tokens": {"task": {"score_every": 3}},
+    "paid on the way, every 2 tokens": {"task": {"score_every": 2}},
+    "paid on the way, β × 1.5": {"task": {"score_every": 3, "kl_coef": 0.225}},
+    "paid on the way, λ = 1": {"task": {"score_every": 3}, "ours": {"lam": 1.0}},
+    "paid on the way, batch / 2": {"task": {"score_every": 3, "batch_size": 64}},
     "only biases and norms, learning rate × 7": {"freeze": "all", "task": {"learning_rate": 5e-3}},
+    "RLOO by TRL": {"trainer": "RLOO", "group": 8},
+    "RLOO by TRL, every batch used once": {
+        "trainer": "RLOO", "group": 8, "task": {"batch_size": 32, "mini_batches": 1, "epochs": 1}},
+    "RLOO by TRL, used once, learning rate / 2": {
+        "trainer": "RLOO", "group": 8, "task": {
+            "batch_size": 32, "mini_batches": 1, "epochs": 1, "learning_rate": 3.5e-4}},
+    "GRPO by TRL": {"trainer": "GRPO", "group": 8},
+    "GRPO by TRL, every batch used once": {
+        "trainer": "GRPO", "group": 8, "task": {"batch_size": 32, "mini_batches": 1, "epochs": 1}},
     "one step for a whole batch, 4 epochs, learning rate × 0.7": {
         "task": {"mini_batches": 1, "epochs": 4, "learning_rate": 5e-4}},
 }
@@ -111,12 +123,9 @@ def train_ours(job, settings, arm: dict):
     if arm.get("freeze"):
         freeze_embeddings(policy, arm["freeze"])
     group = arm.get("group", 1)
-    kind, more = ppo_trainer.PPO, {}
-    if arm.get("way"):
-        kind, more = PaidOnTheWay, {"every": arm["way"]}
-    trainer = kind(
+    trainer = ppo_trainer.PPO(
         policy, job.reference, against_siblings(job.reward_fn) if group > 1 else job.reward_fn,
-        job.tokenizer, config, value_model=value_model, **more)
+        job.tokenizer, config, value_model=value_model)
     if group == 1:
         trainer.train(job.train)
     else:
@@ -149,6 +158,45 @@ def train_trl(job, settings, arm: dict):
     return trainer.accelerator.unwrap_model(trainer.model).policy.eval()
 
 
+def train_group(job, settings, arm: dict):
+    """One run of TRL's RLOOTrainer or GRPOTrainer on EPISODES episodes; returns the policy.
+
+    RLOO takes β times the KL off the reward; GRPO adds it to the loss, and there its advantages are
+    not divided by the group's spread (Liu et al. 2025), which would change what β is worth.
+    """
+    import trl
+    from datasets import Dataset
+
+    task, policy = job.task, copy.deepcopy(job.policy)
+    tokenizer = copy.deepcopy(job.tokenizer)
+    steps = task.epochs * task.mini_batches
+
+    def judged(prompts, completion_ids, **_):
+        texts = decode(tokenizer, tokenizer(prompts)["input_ids"], completion_ids)
+        return [float(score) for score in job.reward_fn(prompts, texts)]
+
+    own = ({"normalize_advantages": True} if arm["trainer"] == "RLOO" else
+           {"scale_rewards": "none", "loss_type": "dr_grpo", "use_bias_correction_kl": True})
+    with tempfile.TemporaryDirectory() as folder, trl_adapter.quiet():
+        trl_adapter.ready_for_trl(policy, tokenizer, folder=folder)
+        updates = EPISODES // task.batch_size
+        config = getattr(trl, f"{arm['trainer']}Config")(
+            output_dir=folder, report_to="none", save_strategy="no", disable_tqdm=True,
+            seed=settings.seed, use_cpu=True, bf16=False, gradient_checkpointing=False,
+            dataloader_pin_memory=False, logging_steps=steps, disable_dropout=True,
+            max_steps=updates * steps, warmup_steps=task.warmup_updates * steps,
+            num_iterations=task.epochs, steps_per_generation=task.mini_batches,
+            per_device_train_batch_size=task.batch_size // task.mini_batches,
+            num_generations=arm["group"], max_completion_length=task.max_new_tokens,
+            temperature=task.temperature, beta=task.kl_coef, learning_rate=task.learning_rate,
+            lr_scheduler_type="linear", adam_epsilon=1e-5, **{**own, **arm.get("trl", {})})
+        trainer = getattr(trl, f"{arm['trainer']}Trainer")(
+            model=policy, reward_funcs=judged, args=config, processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"prompt": p} for p in job.train]))
+        trl_adapter.train_quietly(trainer)
+    return policy.eval()
+
+
 def best_of_n(made_of: str) -> dict:
     """Best-of-n's gain in reward against its KL, as ppo_long.json has it for this task."""
     path = ROOT / "benchmarks" / "results" / "ppo_long.json"
@@ -162,15 +210,17 @@ def best_of_n(made_of: str) -> dict:
 
 
 def summary(rows: list[dict]) -> dict:
-    """For each arm the mean, lowest and highest share, KL, gain and objective over its seeds."""
+    """For each arm the mean over its seeds, and the ends of its share and its objective."""
     arms: dict[str, list[dict]] = {}
     for row in rows:
         arms.setdefault(row["arm"], []).append(row)
     out = {}
     for name, of in arms.items():
         shares = [row["share"] for row in of]
+        paid = [row["objective_gain"] for row in of]
         out[name] = {"seeds": len(of), "share": round(float(np.mean(shares)), 3),
-                     "share_low": min(shares), "share_high": max(shares)} | {
+                     "share_low": min(shares), "share_high": max(shares),
+                     "objective_low": min(paid), "objective_high": max(paid)} | {
             key: round(float(np.mean([row[key] for row in of])), 3)
             for key in ("kl", "reward_gain", "objective_gain", "gold_gain", "seconds")}
     return out
@@ -202,7 +252,8 @@ def main() -> int:
                 continue
             settings = course.start("embedded", job.overrides, seed)
             start = time.process_time()
-            train = train_trl if arm.get("trainer") == "TRL" else train_ours
+            train = {"TRL": train_trl, "RLOO": train_group, "GRPO": train_group}.get(
+                arm.get("trainer", ""), train_ours)
             try:
                 policy = train(job, settings, arm)
             except UserError as error:

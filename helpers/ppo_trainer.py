@@ -51,7 +51,7 @@ from helpers.engine.place import (
     reuse_memory,
 )
 from helpers.engine.token_logprobs import chosen_logprobs, entropy_and_kl
-from helpers.engine.tokens import check_tokenizer
+from helpers.engine.tokens import check_tokenizer, decode
 from helpers.errors import UserError
 from helpers.generation import sample, uniform_noise
 from helpers.models import disable_dropout, freeze
@@ -97,6 +97,8 @@ class PPOConfig:
     normalise_reward: bool = True  # mean 0, standard deviation 1 on reference samples
     normalise_samples: Whole = 256
     whiten_rewards: bool = False  # scale only: the mean stays
+    # Tokens after which the judge is asked again and pays what changed; None: at the end only.
+    score_every: Count | None = None
     whiten_advantages: bool = True
     stop_epoch_kl: Number | None = None  # end a batch's epochs beyond this KL(old ‖ new) per token
     stop_kl: Number | None = None  # end training beyond this KL to the reference per response
@@ -165,6 +167,22 @@ def rate_share(step: int, updates: int, warmup: int = 0, anneal: bool = True) ->
     if step < warmup:
         return step / warmup
     return (updates - step) / (updates - warmup) if anneal else 1.0
+
+
+def rewards_on_the_way(opinions: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """What a judge who is asked during a response pays there: the changes of its opinion.
+
+    `opinions`: (batch, steps), the judge's score of prompt and response up to each token, read
+    where `asked` is 1; before the first token it is 0, so subtract the score of the prompt alone.
+    Returns (batch, steps), 0 where nobody asked. What is paid here is taken off the score at the
+    end, so that a response earns the same in all: potential-based shaping, which changes no
+    policy's rank (Ng, Harada and Russell 1999).
+    """
+    paid, held = torch.zeros_like(opinions), torch.zeros_like(opinions[:, 0])
+    for step in range(opinions.shape[1]):
+        now = torch.where(asked[:, step].bool(), opinions[:, step], held)
+        paid[:, step], held = now - held, now
+    return paid
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -240,6 +258,8 @@ class Batch:
     tokens: torch.Tensor
     mask: torch.Tensor
     finished: torch.Tensor
+    early: torch.Tensor  # (n, T) what the judge paid before the last token, 0 unless it was asked
+    prompt_scores: torch.Tensor  # (n,) of the prompt alone, where it was asked; else 0
     scores: torch.Tensor = UNKNOWN
     logprobs: torch.Tensor = UNKNOWN
     values: torch.Tensor = UNKNOWN
@@ -274,6 +294,7 @@ def make_batch(
         prompts=list(prompts), responses=[e[2] for e in episodes], ids=ids,
         starts=torch.tensor([len(e[0]) for e in episodes]), tokens=tokens, mask=mask,
         finished=torch.tensor([e[3] for e in episodes]),
+        early=torch.zeros_like(mask), prompt_scores=torch.zeros(n),
     )
 
 
@@ -441,6 +462,8 @@ class PPO:
         batch.scores = ppo.penalise_missing_eos(
             (raw - self.reward_mean) / self.reward_sd, batch.finished, c.missing_eos_penalty
         )
+        if c.score_every:
+            self._score_on_the_way(batch, c.score_every)
         clock.append(time.perf_counter())
         rate = c.learning_rate * rate_share(step, c.updates, c.warmup_updates, c.anneal)
         for group in self.optimiser.param_groups:
@@ -507,8 +530,29 @@ class PPO:
 
     def _score(self, batch: Batch) -> torch.Tensor:
         """Rewards of all episodes, (n,) float32, each process asking for its share."""
-        mine = self._share(list(range(len(batch.prompts))))
-        prompts, responses = [batch.prompts[r] for r in mine], [batch.responses[r] for r in mine]
+        return self._rewards(batch.prompts, batch.responses)
+
+    def _score_on_the_way(self, batch: Batch, every: int) -> None:
+        """Ask for prompts alone, and for responses after every so many tokens."""
+        rows = range(len(batch.prompts))
+        places = [(i, t) for i in rows
+                  for t in range(every - 1, int(batch.mask[i].sum()) - 1, every)]
+        begun = decode(
+            self.tokenizer, [batch.ids[i, : batch.starts[i]].tolist() for i, _ in places],
+            [batch.tokens[i, : t + 1].tolist() for i, t in places]) if places else []
+        found = self._rewards(
+            [*batch.prompts, *(batch.prompts[i] for i, _ in places)], [*("" for _ in rows), *begun])
+        start, found = found[: len(rows)], found[len(rows) :]
+        opinions, asked = torch.zeros_like(batch.mask), torch.zeros_like(batch.mask)
+        for (i, t), value in zip(places, found, strict=True):
+            opinions[i, t], asked[i, t] = (value - start[i]) / self.reward_sd, 1
+        batch.early = rewards_on_the_way(opinions, asked)
+        batch.prompt_scores = (start - self.reward_mean) / self.reward_sd
+
+    def _rewards(self, all_prompts: list[str], all_responses: list[str]) -> torch.Tensor:
+        """What the reward function gives, (n,) float32, each process asking for its share."""
+        mine = self._share(list(range(len(all_prompts))))
+        prompts, responses = [all_prompts[r] for r in mine], [all_responses[r] for r in mine]
         values = torch.as_tensor(np.asarray(self.reward_fn(prompts, responses), dtype=np.float64))
         if values.shape != (len(mine),):
             raise UserError(
@@ -521,8 +565,8 @@ class PPO:
         if bad:
             raise NonFiniteError(
                 f"PPO stopped at update {self.step + 1}: the reward function gave "
-                f"{scores[bad[0]].item()} for episode {bad[0]} (response "
-                f"{batch.responses[bad[0]][:60]!r}); rewards must be finite numbers."
+                f"{scores[bad[0]].item()} for the response {all_responses[bad[0]][:60]!r} to the "
+                f"prompt {all_prompts[bad[0]][-60:]!r}; rewards must be finite numbers."
             )
         return scores.float()
 
@@ -555,9 +599,9 @@ class PPO:
         ))
         kl_k1 = ppo.kl_estimate(batch.logprobs, batch.reference_logprobs, "k1") * batch.mask
         kl_k3 = ppo.kl_estimate(batch.logprobs, batch.reference_logprobs, "k3") * batch.mask
-        rewards = self.reward_tokens_fn(
-            batch.scores, batch.logprobs, batch.reference_logprobs, batch.mask, kl_coef,
-            c.kl_estimator,
+        rewards = batch.early + self.reward_tokens_fn(
+            batch.scores - batch.prompt_scores - batch.early.sum(1), batch.logprobs,
+            batch.reference_logprobs, batch.mask, kl_coef, c.kl_estimator,
         )
         if c.whiten_rewards:
             rewards = ppo.whiten(rewards, batch.mask, shift_mean=False)

@@ -297,6 +297,7 @@ class PpoTrl(Section):
     kl_coef: NonNegative
     value_clip_range: Limit
     missing_eos_penalty: NonNegative | None
+    score_every: Count | None
     eval_prompts: Count
     best_of: Count
     scratch: PpoTrlScratch

@@ -242,6 +242,7 @@ def our_config(settings: Any, **changes: Any) -> Any:
         "value_coef": 0.1, "max_grad_norm": math.inf, "normalise_reward": False,
         "whiten_rewards": False,
         "missing_eos_penalty": task.missing_eos_penalty or 0.0, "seed": settings.seed,
+        "score_every": task.score_every,  # TRL reads one score a response, and cannot
     }
     return PPOConfig(**{**same, **changes})
 

@@ -23,6 +23,7 @@ from helpers.ppo_trainer import (
     PPOConfig,
     make_batch,
     prompt_rows,
+    rewards_on_the_way,
     step_seed,
     sum_of,
 )
@@ -290,6 +291,59 @@ def test_prompts_come_in_a_new_order_each_round_and_none_is_left_out():
     assert sorted(first) == sorted(second) == list(range(7))
     assert first != second
     assert prompt_rows(7, 0, 4, 5) == (first + second)[4:9]
+
+
+def test_what_is_paid_on_the_way_is_what_changed_since_the_judge_was_last_asked():
+    opinions = torch.tensor([[1.0, 9.0, 3.0, 9.0, 2.0], [9.0, 9.0, 9.0, 9.0, 9.0]])
+    asked = torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0, 0.0]])
+    paid = rewards_on_the_way(opinions, asked)
+    assert paid.tolist() == [[1.0, 0.0, 2.0, 0.0, -1.0], [0.0, 0.0, 0.0, 9.0, 0.0]]
+
+
+@pytest.mark.parametrize("every", [1, 3, 50])
+def test_a_judge_asked_on_the_way_pays_the_token_that_earned_it(tokenizer, every):
+    """The judge counts even words: a token earns 1 or 0, and a prompt's own are nobody's merit."""
+    def even_words(prompts, responses):
+        return [float(sum(int(w[1:]) % 2 == 0 for w in f"{p} {r}".split() if w[1:].isdigit()))
+                for p, r in zip(prompts, responses, strict=True)]
+
+    seen = []
+
+    def advantages(rewards, values, mask, gamma, lam):
+        seen.append(rewards)
+        return ppo.gae(rewards, values, mask, gamma, lam)
+
+    trainer = run(tokenizer, reward=even_words, advantage_fn=advantages, updates=1, kl_coef=0.0,
+                  missing_eos_penalty=0.0, score_every=every)
+    rows = prompt_rows(len(PROMPTS), 0, 0, 16)
+    untrained = PPO(new_policy(), None, even_words, tokenizer, config())
+    batch = untrained._sample([PROMPTS[r] for r in rows], step_seed(0, 0))
+    words = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+    even = torch.tensor([w[1:].isdigit() and int(w[1:]) % 2 == 0 for w in words])
+    earned = even[batch.tokens] * batch.mask
+    paid = seen[0] * trainer.reward_sd
+    torch.testing.assert_close(paid.sum(1), earned.sum(1))
+    assert earned.sum() > 0 and trainer.history[0]["reward"] > earned.sum(1).mean()
+    last = batch.mask.sum(1).long() - 1
+    for i in range(len(paid)):
+        whole = earned[i].cumsum(0)
+        before = [0.0, *whole.tolist()]
+        for t in range(int(last[i])):  # at every `every`th token, all since the last payment
+            due = before[t + 1] - before[t + 1 - every] if (t + 1) % every == 0 else 0.0
+            assert paid[i, t].item() == pytest.approx(due, abs=1e-5)
+
+
+def test_asking_on_the_way_changes_nothing_but_when_it_is_paid(tokenizer):
+    """What is logged as reward and score is the judge's opinion of the whole, as before."""
+    def judge(prompts, responses):
+        shares = even_share(prompts, responses)
+        return [share + len(p) for share, p in zip(shares, prompts, strict=True)]
+
+    end, way = (run(tokenizer, updates=1, missing_eos_penalty=0.5, score_every=every, kl_coef=0.1,
+                    reward=judge) for every in (None, 2))
+    for key in ("reward", "score", "kl", "eos_rate"):
+        assert way.history[0][key] == end.history[0][key]
+    assert way.history[0]["advantage_sd"] != end.history[0]["advantage_sd"]
 
 
 def test_rewards_may_be_summed(tokenizer):
@@ -584,11 +638,12 @@ def test_a_non_finite_ratio_stops_before_the_step(tokenizer, tmp_path):
     assert torch.equal(before, weights(trainer))
 
 
-def test_a_non_finite_reward_names_the_episode(tokenizer):
+def test_a_non_finite_reward_names_response_and_prompt(tokenizer):
     def reward(prompts, responses):
         return [math.nan if i == 4 else 0.0 for i in range(len(prompts))]
 
-    with pytest.raises(NonFiniteError, match="episode 4"):
+    says = "nan for the response ' w29 w4 .*to the prompt 'w15 '"
+    with pytest.raises(NonFiniteError, match=says):
         run(tokenizer, reward=reward, normalise_reward=False)
 
 
@@ -631,7 +686,8 @@ os._exit(0)  # all is on disk; see the docstring of ppo_trainer on gloo's way ou
 """
 
 
-@pytest.mark.parametrize("changes", [{}, {"mini_batch_size": 8, "micro_batch_size": 2}])
+@pytest.mark.parametrize("changes", [
+    {}, {"mini_batch_size": 8, "micro_batch_size": 2, "score_every": 3}])
 def test_two_processes_equal_one_at_the_same_global_batch(tokenizer, tmp_path, changes):
     script, out = tmp_path / "two.py", tmp_path / "two.pt"
     here = Path(__file__).resolve().parent
@@ -658,6 +714,7 @@ def test_two_processes_equal_one_at_the_same_global_batch(tokenizer, tmp_path, c
     ({"length_buckets": 0}, "length_buckets is 0"),
     ({"learning_rate": 0.0}, "learning_rate"),
     ({"warmup_updates": -1}, "warmup_updates"),
+    ({"score_every": 0}, "score_every"),
     ({"precision": "fp8"}, "precision"),
     ({"kl_estimator": "k2"}, "kl_estimator"),
     ({"kl_target": -1.0}, "kl_target"),

@@ -384,7 +384,7 @@ def config(**changes):
     ("gpt2", {}, {"precision": "bfloat16", "micro_batch_size": 2, "entropy_coef": 0.1}),
     pytest.param("gpt_neo", {}, {"mini_batch_size": 2}, marks=pytest.mark.slow),  # padded rows
     ("llama", {"models.lora": True}, {"precision": "bfloat16", "gradient_checkpointing": True}),
-    ("gpt2", {"a value model": True}, {"whiten_rewards": True}),
+    ("gpt2", {"a value model": True}, {"whiten_rewards": True, "score_every": 2}),
 ])
 def test_our_ppo(gpu, made, tmp_path, family, way, changes):
     own_critic = way.pop("a value model", False) if (way := dict(way)) else False

@@ -5,16 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import byte_policy, byte_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from helpers.errors import UserError
 from helpers.paths import ROOT
-from helpers.ppo_trainer import PPOConfig
 
 sys.path.insert(0, str(ROOT))
 from benchmarks import first_nats
-from benchmarks.shared.paid_on_the_way import PaidOnTheWay
 
 
 def test_a_response_is_compared_with_the_others_to_its_prompt_and_not_with_itself():
@@ -63,44 +59,4 @@ def test_every_arm_changes_what_exists():
         settings = load_profile("embedded", {f"ppo_trl.{k}": v for k, v in task.items()})
         assert settings.ppo_trl.total_episodes == first_nats.EPISODES
         assert set(arm.get("ours", {})) <= known
-        assert set(arm) <= {"task", "ours", "trl", "trainer", "group", "warm", "freeze", "way"}
-
-
-def test_what_is_paid_on_the_way_adds_up_and_goes_to_the_token_that_earned_it():
-    """The judge counts small letters, so that a token earns as many as it has."""
-    tokenizer = byte_tokenizer()
-    letters = "abcdefghijklmnopqrstuvwxyz"
-
-    def judge(prompts, responses):
-        return [2.0 + sum(c in letters for c in text) for text in responses]
-
-    config = PPOConfig(updates=1, batch_size=12, max_new_tokens=8, normalise_reward=False,
-                       kl_coef=0.0, missing_eos_penalty=0.0)
-    trainer = PaidOnTheWay(byte_policy(tokenizer), None, judge, tokenizer, config, every=1)
-    for every in (1, 3, 50):
-        trainer.every = every
-        batch = trainer._sample(["abab", "it was"] * 6, seed=5)
-        scores = trainer._score(batch)
-        zeros = torch.zeros_like(batch.mask)
-        paid = trainer._token_rewards(scores, zeros, zeros, batch.mask, 0.0)
-        assert paid.sum(1).tolist() == pytest.approx((scores - 2).tolist())
-        assert (paid * (1 - batch.mask)).abs().sum() == 0
-        words = [tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer))]
-        has = torch.tensor([sum(c in letters for c in w) for w in words], dtype=torch.float32)
-        earned = has[batch.tokens] * batch.mask
-        assert earned.sum() > 0
-        if every == 1:
-            assert torch.equal(paid, earned)
-        if every == 50:  # as PPO pays, all at the end
-            assert (paid != 0).sum(1).max() <= 1
-
-
-def test_a_training_that_is_paid_on_the_way_runs_and_refuses_what_cannot_be_meant():
-    tokenizer = byte_tokenizer()
-    judge = lambda prompts, responses: [float(len(text)) for text in responses]  # noqa: E731
-    config = PPOConfig(updates=2, batch_size=4, max_new_tokens=6)
-    policy = byte_policy(tokenizer)
-    history = PaidOnTheWay(policy, None, judge, tokenizer, config, every=2).train(["a", "it"])
-    assert len(history) == 2 and np.isfinite(history[-1]["policy_loss"])
-    with pytest.raises(UserError, match="every is 0"):
-        PaidOnTheWay(policy, None, judge, tokenizer, config, every=0)
+        assert set(arm) <= {"task", "ours", "trl", "trainer", "group", "warm", "freeze"}
