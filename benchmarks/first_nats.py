@@ -60,6 +60,8 @@ ARMS: dict[str, dict] = {
     "paid on the way, every 2 tokens": {"task": {"score_every": 2}},
     "paid on the way, β × 1.5": {"task": {"score_every": 3, "kl_coef": 0.225}},
     "paid on the way, λ = 1": {"task": {"score_every": 3}, "ours": {"lam": 1.0}},
+    "paid on the way, batch / 2, β × 1.5": {
+        "task": {"score_every": 3, "kl_coef": 0.225, "batch_size": 64}},
     "paid on the way, batch / 2": {"task": {"score_every": 3, "batch_size": 64}},
     "only biases and norms, learning rate × 7": {"freeze": "all", "task": {"learning_rate": 5e-3}},
     "RLOO by TRL": {"trainer": "RLOO", "group": 8},
