@@ -12,6 +12,7 @@ replaces the rows that it looked for. To be run for a release.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -19,13 +20,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("helpers", "tests", "benchmarks", "pyproject.toml", "requirements.txt")
 LINKED = ("data", "notebooks", "README.md", "Makefile", "CONTRIBUTING.md", "environment.yml")
 LONGEST = 900  # seconds that the tests of one fault may take
+
+
+class Sown(Protocol):
+    """What every fault has, whoever is asked to find it; `file` is below `helpers/`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def old(self) -> str: ...
+    @property
+    def new(self) -> str: ...
 
 
 class Fault(NamedTuple):
@@ -171,7 +186,7 @@ FAULTS = (
 )
 
 
-def sown(fault: Fault, root: Path = ROOT) -> str:
+def sown(fault: Sown, root: Path = ROOT) -> str:
     """The text of the fault's file with the fault in it; its old text must stand there once."""
     text = (root / "helpers" / fault.file).read_text(encoding="utf-8")
     if text.count(fault.old) != 1:
@@ -180,15 +195,29 @@ def sown(fault: Fault, root: Path = ROOT) -> str:
     return text.replace(fault.old, fault.new)
 
 
-def copy(folder: Path) -> None:
+@contextlib.contextmanager
+def sowing(fault: Sown, folder: Path) -> Iterator[None]:
+    """The fault is in the copy as long as this lasts."""
+    path = folder / "helpers" / fault.file
+    good = path.read_text(encoding="utf-8")
+    path.write_text(sown(fault, folder), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(good, encoding="utf-8")
+
+
+def copy(
+    folder: Path, copied: Sequence[str] = COPIED, linked: Sequence[str] = LINKED
+) -> None:
     """A copy of the course that may be changed; what is only read is linked."""
-    for name in COPIED:
+    for name in copied:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name,
                             ignore=shutil.ignore_patterns("__pycache__", "artefacts"))
         else:
             shutil.copy2(ROOT / name, folder / name)
-    for name in LINKED:
+    for name in linked:
         (folder / name).symlink_to(ROOT / name)
 
 
@@ -207,19 +236,25 @@ def run(tests: tuple[str, ...], folder: Path) -> tuple[int, str]:
 
 def look_for(fault: Fault, folder: Path) -> dict[str, Any]:
     """Sow a fault in the copy, run its tests, and take it out again."""
-    path, begun = folder / "helpers" / fault.file, time.monotonic()
-    good = path.read_text(encoding="utf-8")
-    path.write_text(sown(fault, folder), encoding="utf-8")
-    try:
+    begun = time.monotonic()
+    with sowing(fault, folder):
         status, said = run(fault.tests, folder)
-    finally:
-        path.write_text(good, encoding="utf-8")
     found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
     if status not in (0, 1, -1):
         raise RuntimeError(f"{fault.name}: pytest ended with {status}:\n{said[-2000:]}")
     return {"fault": fault.name, "file": f"helpers/{fault.file}", "tests": list(fault.tests),
             "caught": status != 0, "by": "the time limit" if status < 0 else
             found[1] if found else None, "seconds": round(time.monotonic() - begun)}
+
+
+def keep(name: str, faults: Sequence[Sown], rows: Sequence[dict[str, Any]]) -> Path:
+    """Store rows in `benchmarks/results/`, in the order of `faults`; those of others there stay."""
+    from benchmarks.shared import store
+
+    known = {row["fault"]: row for row in (store.load(name) or {"rows": []})["rows"]}
+    known |= {row["fault"]: row for row in rows}
+    kept = [known[fault.name] for fault in faults if fault.name in known]
+    return store.save(name, kept, caught=sum(row["caught"] for row in kept))
 
 
 def main(arguments: list[str]) -> int:
@@ -247,13 +282,7 @@ def main(arguments: list[str]) -> int:
                   f"{fault.name}  ({rows[-1]['by']})", flush=True)
     caught = sum(row["caught"] for row in rows)
     print(f"{caught} of {len(rows)} faults were caught.")
-    from benchmarks.shared import store
-
-    known = {row["fault"]: row for row in (store.load("faults") or {"rows": []})["rows"]}
-    known |= {row["fault"]: row for row in rows}
-    rows = [known[fault.name] for fault in FAULTS if fault.name in known]
-    path = store.save("faults", rows, caught=sum(row["caught"] for row in rows))
-    print(f"Stored in {path.relative_to(ROOT)}.")
+    print(f"Stored in {keep('faults', FAULTS, rows).relative_to(ROOT)}.")
     return 0 if caught == len(rows) else 1
 
 

@@ -96,6 +96,7 @@ LISTED = {
     "python -m pip install --group serve": ("parse", "needs the network"),
     "hf auth login": ("parse", "needs an account"),
     "python -m tests.faults": ("parse", "takes half an hour; its results are stored"),
+    "python -m tests.regress_faults": ("parse", "runs notebooks; its results are stored"),
     "python -m pip install --no-deps --group real": ("parse", "needs the network"),
     "pip install lm_eval": ("parse", "needs the network"),
     "python benchmarks/real_text.py --data FOLDER": ("parse", "takes an hour; results are stored"),
