@@ -5,14 +5,15 @@ import gzip
 import json
 import os
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
 from support import byte_tokenizer, word_tokenizer
 
 from helpers import data
+from helpers.engine import dialogues, sources
 from helpers.engine import rows as rows_module
-from helpers.engine import sources
 from helpers.errors import UserError
 from helpers.profiles import load_profile
 
@@ -517,3 +518,16 @@ def test_pairs_that_begin_alike_are_read_once_and_come_to_the_same(real_data, mo
     quick = [outcome(row) for row in found]
     monkeypatch.setattr(rows_module, "_alike", lambda *_: None)
     assert quick == [outcome(row) for row in found]
+
+
+@pytest.mark.parametrize("first", dialogues.MARKERS.values())
+def test_a_prompt_cut_at_human_turns_is_what_its_turns_come_to(first):
+    """All orders of up to five turns, with and without text, spaces and stray line ends."""
+    said = [" yes ", "", "\n \n", " Human: no\n\nHuman"]
+    for n in range(5):
+        for number, more in enumerate(product(dialogues.MARKERS.values(), repeat=n)):
+            text = "".join(marker + said[(number + i) % len(said)]
+                           for i, marker in enumerate((first, *more)))
+            turns = dialogues.turns_of(text)
+            wanted = dialogues.render_prompt(turns) if dialogues.alternate(turns) else None
+            assert dialogues.hh_prompt(text) == wanted, text

@@ -10,7 +10,6 @@ import ast
 import json
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -116,11 +115,23 @@ def turns_of(text: str) -> list[Turn]:
             for speaker, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
-@lru_cache(maxsize=1)  # both sides of a pair begin with the same turns
 def hh_prompt(before: str) -> str | None:
-    """The turns as they are rendered, or None when they do not alternate."""
-    turns = turns_of(before)
-    return render_prompt(turns) if alternate(turns) else None
+    """The turns of a text from `cut_hh` as they are rendered, or None when they do not alternate.
+
+    A text with the two usual speakers only is cut at every human turn, each piece but the last of
+    which must then hold one of the assistant's; making turns of it takes twice as long.
+    """
+    if not before.startswith(HUMAN) or SYSTEM in before or TOOL in before:
+        turns = turns_of(before)
+        return render_prompt(turns) if alternate(turns) else None
+    _, *answered, last = before.split(HUMAN)
+    rendered = ""
+    for exchange in answered:
+        asked, assistant, answer = exchange.partition(ASSISTANT)
+        if not assistant or ASSISTANT in answer:
+            return None
+        rendered += f"{HUMAN} {asked.strip()}{ASSISTANT} {answer.strip()}"
+    return None if ASSISTANT in last else f"{rendered}{HUMAN} {last.strip()}{ASSISTANT}"
 
 
 def alternate(turns: Sequence[Turn]) -> bool:

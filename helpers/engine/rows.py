@@ -166,7 +166,7 @@ def as_pair(row: Row) -> Row | None:
         IrregularRow: what public datasets hold now and then.
     """
     form = form_of_row(row, "preferences")
-    if form is not None and not REJECTED & {*form.columns}:
+    if form is not None and REJECTED.isdisjoint(form.columns):
         judged = _best_and_worst(row) if "completions" in form.columns else as_comparison(row)
         if judged["winner"] == "tie":
             return None
@@ -178,7 +178,7 @@ def as_pair(row: Row) -> Row | None:
         prompts = dict.fromkeys(("chosen", "rejected"), row["prompt"])
         sides = {side: row[side] for side in prompts}
     else:
-        prompts, sides = _sides(row, set(form.columns) if form is not None else set())
+        prompts, sides = _sides(row, form.columns if form is not None else ())
     if prompts["chosen"] != prompts["rejected"]:
         raise IrregularRow("the chosen and the rejected dialogue have different prompts")
     _check_asked(cast(str, prompts["chosen"]))
@@ -202,7 +202,7 @@ def _check_asked(prompt: str) -> None:
         raise IrregularRow("the prompt is empty: the user's last turn has no text")
 
 
-def _sides(row: Row, columns: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _sides(row: Row, columns: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     """Prompt and response of both sides of a pair, from the columns of its form."""
     names = {"chosen": "chosen", "rejected": "rejected"}
     prompt = row.get("prompt")
@@ -243,8 +243,8 @@ def _alike(chosen: Any, rejected: Any) -> tuple[dict[str, str], dict[str, str]] 
     before = chosen[:end + len(ASSISTANT)]
     if end < 0 or not rejected.startswith(before) or tidy(before) != before:
         return None
-    answers = {"chosen": chosen[len(before):], "rejected": rejected[len(before):]}
-    both = "\n".join(answers.values())
+    one, other = chosen[len(before):], rejected[len(before):]
+    both = f"{one}\n{other}"
     if "Human:" in both or "Assistant:" in both or " :" in both or "\r" in both:
         return None
     checked_text(chosen, "chosen")
@@ -252,8 +252,8 @@ def _alike(chosen: Any, rejected: Any) -> tuple[dict[str, str], dict[str, str]] 
     if prompt is None:
         raise IrregularRow("the turns of 'chosen' do not alternate")
     checked_text(rejected, "rejected")
-    return (dict.fromkeys(answers, prompt),
-            {side: answer.strip() for side, answer in answers.items()})
+    return ({"chosen": prompt, "rejected": prompt},
+            {"chosen": one.strip(), "rejected": other.strip()})
 
 
 def _common_prompt(whole: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -286,11 +286,10 @@ def _records(text: str, separator: str) -> list[list[str]]:
 
 def _json(text: str) -> Table:
     """One JSON list of objects, one object a line, or an object that holds one such list."""
-    lines = text.split("\n")
+    lines = [line for line in text.split("\n") if line and not line.isspace()]
     opening = text.lstrip()[:1]
     if opening == "{":
-        filled = [line for line in lines if line and not line.isspace()]
-        if len(filled) > 1 and _is_json(filled[0]):
+        if len(lines) > 1 and _is_json(lines[0]):
             return Table(_lines(lines), "JSON lines")
     elif opening not in ("[", ""):
         return Table(_lines(lines), "JSON lines")
@@ -339,20 +338,18 @@ def _inside(whole: dict) -> Table:
 
 def _lines(lines: list[str]) -> list[Row]:
     rows: list[Row] = []
-    for line in lines:
-        if line and not line.isspace():
-            number = len(rows) + 1
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _Fault(f", row {number} is not valid JSON ({error.msg}); every line must "
-                             "hold one whole object") from None
-            except RecursionError:
-                raise _Fault(f", row {number} is nested too deeply to be read; write it with "
-                             "plain fields") from None
-            except ValueError:  # Python reads no number of more than 4,300 digits
-                raise _Fault(f", row {number} {TOO_LONG}") from None
-            rows.append(_object(row, number))
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise _Fault(f", row {number} is not valid JSON ({error.msg}); every line must "
+                         "hold one whole object") from None
+        except RecursionError:
+            raise _Fault(f", row {number} is nested too deeply to be read; write it with "
+                         "plain fields") from None
+        except ValueError:  # Python reads no number of more than 4,300 digits
+            raise _Fault(f", row {number} {TOO_LONG}") from None
+        rows.append(_object(row, number))
     return rows
 
 
