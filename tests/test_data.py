@@ -502,10 +502,11 @@ def test_pairs_that_begin_alike_are_read_once_and_come_to_the_same(real_data, mo
     found = [row for split in ("train", "test") for row in rows_module.read_rows(
         folder / f"{split}.jsonl.gz")]
     odd = ["\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "\n\nHuman: a\n\nAssistant:",
-           "\n\nHuman: a :\n\nAssistant:", "\n\nHuman: a\r\n\nAssistant:", "\n\nAssistant: a",
+           "\n\nHuman: a :\n\nAssistant:", "\n\nHuman: a : b\n\nAssistant:",
+           "\n\nHuman: a\r\n\nAssistant:", "\n\nAssistant: a",
            "\n\nHuman: a\n\nHuman: b\n\nAssistant:", "\n\nHuman: a", "\n\nHuman:\n\nAssistant:"]
     said = [" yes", " Human: yes", "\n\nHuman: no", " \n\nAssistant: no", " a : b", " \ud83d", "",
-            " yes\r\n", " [1]"]
+            " yes\r\n", " [1]", " x\n \nSystem: y"]
     found += [{"chosen": before + a, "rejected": before + b}
               for before in odd for a in said for b in said]
 

@@ -241,7 +241,7 @@ def _alike(chosen: Any, rejected: Any) -> tuple[dict[str, str], dict[str, str]] 
         return None
     end = chosen.rfind(ASSISTANT)
     before = chosen[:end + len(ASSISTANT)]
-    if end < 0 or not rejected.startswith(before) or tidy(before) != before:
+    if end < 0 or not rejected.startswith(before) or " :" in before or tidy(before) != before:
         return None
     one, other = chosen[len(before):], rejected[len(before):]
     both = f"{one}\n{other}"
