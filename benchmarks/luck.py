@@ -1,6 +1,9 @@
 """How much of a notebook's number is luck: 03 to 07 with other seeds, every recorded metric stored.
 
-    python benchmarks/luck.py [--seeds 1 2 3]     runs what is missing, about ten minutes a seed
+    python benchmarks/luck.py [--seeds 1 2 3] [--notebooks 06]
+
+Runs what is missing, about ten minutes a seed; with `--notebooks` those alone, the others of a seed
+stay as they are stored, with the commit they came from in the row's `earlier`.
 
 A seed decides the order of the training rows, the heads' first weights, the prompts and every
 answer that is drawn; data and base model stay. The same for other processors, numbers of threads
@@ -27,10 +30,12 @@ from benchmarks.shared import store
 from helpers.course import luck
 from helpers.paths import ROOT
 
+ALL = "03,04,05,06,07"
 
-def run(seed: int, out: Path) -> dict[str, dict[str, float]]:
+
+def run(seed: int, out: Path, notebooks: str) -> dict[str, dict[str, float]]:
     """The metrics of each notebook that ran to its end; a bound that fails is no matter here."""
-    subprocess.run([sys.executable, "-m", "helpers", "run", "--notebooks", "03,04,05,06,07",
+    subprocess.run([sys.executable, "-m", "helpers", "run", "--notebooks", notebooks,
                     "--seed", str(seed), "--out", str(out)], cwd=ROOT)
     path = out / "runs" / "embedded" / "summary.json"
     if not path.is_file():
@@ -39,10 +44,19 @@ def run(seed: int, out: Path) -> dict[str, dict[str, float]]:
     return {stem: row["metrics"] for stem, row in ran.items() if row["status"] == "ok"}
 
 
+def merged(old: dict, new: dict) -> dict:
+    """The new row, with what only the old one has of notebooks, and the commits of that."""
+    before = {stem: old.get("earlier", {}).get(stem, old["commit"])
+              for stem in old["metrics"] if stem not in new["metrics"]}
+    row = {**new, "metrics": {**old["metrics"], **new["metrics"]}}
+    return row | ({"earlier": before} if before else {})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--again", action="store_true", help="also what is stored already")
+    parser.add_argument("--notebooks", default=ALL, metavar="NN,NN", help="these alone")
     given = parser.parse_args()
     rows = (store.load("luck") or {"rows": []})["rows"]
     failed = False
@@ -51,12 +65,14 @@ def main() -> int:
             continue
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as out:
-            metrics = run(seed, Path(out))
-        failed |= len(metrics) < 5
+            metrics = run(seed, Path(out), given.notebooks)
+        failed |= len(metrics) < len(given.notebooks.split(","))
         if metrics:
-            rows = [row for row in rows if row["seed"] != seed]
-            rows.append({"seed": seed, "commit": store.commit(), "processor": store.machine(),
-                         "seconds": round(time.monotonic() - begun, 1), "metrics": metrics})
+            new = {"seed": seed, "commit": store.commit(), "processor": store.machine(),
+                   "seconds": round(time.monotonic() - begun, 1), "metrics": metrics}
+            same = [merged(row, new) for row in rows if row["seed"] == seed] or [new]
+            rows = [row for row in rows if row["seed"] != seed] + same
+            rows.sort(key=lambda row: row["seed"])
             store.save("luck", rows)
     for stem in sorted({stem for row in rows for stem in row["metrics"]}):
         for name, found in luck.spread(stem).items():
