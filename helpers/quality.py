@@ -17,6 +17,7 @@ import json
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from helpers.errors import UserError
@@ -31,18 +32,27 @@ WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 LETTERS = re.compile(r"[^\W\d_]+")
 # What carries no content: special tokens with the role they open, and tags with nothing in them.
 SPECIAL = re.compile(r"<\|(?:im_start|start_header_id)\|>\s*\w*|<\|[^|<>]*\|>|"
-                     r"</?(?:s|pad|unk|bos|eos)>|\[(?:PAD|UNK|CLS|SEP|MASK|EOS|BOS)\]|"
+                     r"</?(?:s|pad|unk|bos|eos)>|\[(?:PAD|UNK|CLS|SEP|MASK|EOS|BOS|/?INST)\]|"
+                     r"<</?SYS>>|<start_of_turn>\s*\w*|<end_of_turn>|"
                      r"<(\w+)>\s*</\1>|```\w*\s*```", re.I)
 LABEL = re.compile(r"[\W_]*\w+ ?:\W*")  # a role or heading with nothing after it
-# The number of an item that is not there, where more follow; a line of one sign of Markdown.
+# The number of an item that is not there, where more follow; a box to tick with nothing to do; a
+# line of one sign of Markdown.
 BLANKS = re.compile(r"^\s*(?:\d+|[a-z])[.)]\s*\n(?:\s*(?:\d+|[a-z])[.)]\s*(?:\n|\Z))+|"
-                    r"^\s*([-*#_=~>+•`|])\1*\s*$", re.M | re.I)
+                    r"^\s*(?:[-*+•]\s*)?\[[ x]?\]\s*$|^\s*([-*#_=~>+•`|])\1*\s*$", re.M | re.I)
 MARKS = ".,;:!?…'\"“”„‘’«»*|-–—"  # of prose and tables: alone they say nothing
 NUMBERS = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+|\b\d+[.:]\s", re.M)  # of items and steps
 CLOSERS = "\"'”’»)]}*_`~"  # what may stand after the sign that ends a sentence
 # What no reader is meant to see: tokens undecoded, escapes unescaped, bytes that were no text.
 DEBRIS = re.compile(r"[ĠĊ▁\ufffd]|##\w*|</w>|\[unused\d+\]|&?\b(?:amp|quot|nbsp|lt|gt);|"
                     r"\bu00[0-9a-f]{2}|%[0-9A-F]{2}|[ÃÂâï][\x80-¿€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œ]")
+URL = re.compile(r"\b\w+://\S+|\bwww\.\S+")
+VOWEL = re.compile(r"[aeiouyøœæıаеёиоуыэюяіїєαεηιουω]")
+# Of messages typed in haste: these words are in no book and are no gibberish.
+CHAT = frozenset(
+    "idk tbh ngl lol lmao omg brb btw imo imho afaik fyi af rn smh smth sth thx ty pls plz u ur r "
+    "n k gonna wanna gotta kinda dunno cuz bc bf gf tmrw ttyl ikr wtf dont cant wont didnt doesnt "
+    "isnt im ive id youre thats whats".split())
 # Closed-class words: by some a language is told, after the others a sentence cannot end.
 FUNCTION_WORDS = {
     "de": "der die das und ist nicht ein eine zu den dem mit von auf für sie ich es im sich",
@@ -54,10 +64,35 @@ FUNCTION_WORDS = {
     "sv": "och är en ett att det som på inte för med av den jag till i har de om var",
     "pl": "i w nie na się z do to że jest o jak co po od za dla są ma by",
     "la": "et in est non ad ut cum sed qui quae quod ex de si aut per a ab nec sunt",
+    "ca": "el la de que en un una és no per amb els les del al com més",
+    "ro": "și de la în cu pe nu este un care din mai să se au fi sunt",
+    "da": "og at det er en til på som for med de den af ikke jeg har et av",
+    "af": "die en is nie van het ek jy dit om te met vir wat op aan hy sy",
+    "cs": "se na je že to do si jsem jako by ale za tak už jen od",
+    "hr": "je na se da su za od ne što kao ali to iz nije sam ili",
+    "fi": "ja on ei se että hän oli ovat mutta kun niin tai myös kuin joka mitä en",
+    "et": "ja on ei see et ta oli mis kui ka ma aga siis või",
+    "hu": "az és nem is hogy egy meg ez de van volt csak már ha el",
+    "tr": "ve bir bu da de için ile çok ne ama gibi daha var mi mı",
+    "eu": "eta da ez bat ere du zen hau dira baina egin izan dut",
+    "cy": "yn ar mae ei ac wedi am fod bod hi ond gan nid mewn",
+    "ga": "an na agus is ar go le bhí tá sé sí do ag ach",
+    "sq": "dhe në të për me një është që nga si më ka nuk",
+    "eo": "la kaj de en estas ne mi al ke por li tio sed kun unu",
+    "id": "yang dan di ke dari untuk dengan ini itu tidak adalah pada saya akan ada bisa",
+    "tl": "ang ng sa na mga at ay si ni ko mo hindi ito para kung siya ako",
+    "sw": "ya na wa kwa ni la katika za cha vya hii baada lakini kama pia si",
+    "so": "oo ka ku iyo waa ay in la ah si uu",
+    "ha": "da na ta ya shi wannan ba ko kuma sun cikin",
+    "ht": "nan yo ak pou li ki nou sa se pa yon mwen",
 }
 SENTENCE_END = re.compile(r"[.!?:;][\"'”’)]*\s+|\b[A-D]\)\s+")
+QUOTE = re.compile(r"(?<!\d)\"")  # after a digit it means inches or seconds
+ITEM = re.compile(r"\s*(?:\d+[.)]|([-*+•]))(?=\s|\Z)")
+PRONOUN = re.compile(r"(?:i|you|he|she|it|we|they|who|that|there)['’](?:m|re|ve|ll|d|s)", re.I)
 ASKS = re.compile(r"\s*(?:wh(?:o|at|ich|ere|en)|how)\b", re.I)  # may end in a preposition
 ROLE = re.compile(r"^\s*(?:Human|Assistant|User|System|Bot|AI)\s*:", re.I | re.M)
+LEAD = re.compile(r"\W*(?:\w+\W+){0,3}\w+:\s")  # The question was: …
 PERSONS = {"i": "you", "me": "you", "my": "your", "mine": "yours", "am": "are", "i'm": "you're",
            "we": "you", "us": "you", "our": "your"}
 UNFINISHED = frozenset(
@@ -155,8 +190,9 @@ def is_repetitive(text: str) -> bool:
     """Caught in a loop: it compresses well, its word pairs were said before, no word is new.
 
     None of them is enough: a table compresses well, a rhyme says pairs again, a long text has few
-    new words. Long texts compress better than short ones, so pieces of 600 characters are asked:
-    most of them, or the last, since a loop that has begun rarely ends.
+    new words, a chant says its lines twice (a loop says some four words three times or more). Long
+    texts compress better than short ones, so pieces of 600 characters are asked: most of them, or
+    the last, since a loop that has begun rarely ends.
     """
     text = NUMBERS.sub("", text)
     pieces = [text[i : i + 600] for i in range(0, max(1, len(text) - 300), 300)]
@@ -179,19 +215,23 @@ def _loops(text: str) -> bool:
     first = {word: i for i, word in reversed(list(enumerate(words)))}
     half = len(words) // 2
     new = sum(i >= half for i in first.values()) / max(1, len(words) - half)
-    return ratio > 4 or (ratio > 2 and again > 0.33 and new < 0.125)
+    fours = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+    few = 0.125 if max(fours.values(), default=0) >= 3 else 0.02
+    return ratio > 4 or (ratio > 2 and again > 0.33 and new < few)
 
 
 def is_gibberish(text: str) -> bool:
-    """No language: signs without words, debris, scripts or signs in a jumble, unknown words."""
+    """No language: signs without words, debris, scripts or signs in a jumble, words that nobody
+    can say, unknown words (throughout, or in the last sixteen: what has begun rarely ends)."""
+    text = URL.sub("", text)
     solid = [c for c in text if not c.isspace()]
     n = max(1, len(solid))
     letters = sum(c.isalpha() for c in solid) / n
-    if n >= 16 and letters < 0.1 and not any(c.isdigit() for c in solid):
-        return not any(unicodedata.category(c) == "So" for c in solid)
     found = DEBRIS.findall(text)
     if len("".join(found)) > 0.05 * n and len(found) >= 3:
         return True
+    if n >= 16 and letters < 0.1 and not any(c.isdigit() for c in solid):
+        return not any(unicodedata.category(c) == "So" for c in solid)
     if n >= 16 and sum("\x80" <= c <= "\xff" for c in solid) > 0.3 * n:
         return True  # Latin-1 above ASCII: no language writes a third of its letters with it
     if n >= 16 and len(text.split()) <= n / 16 and _turns([_kind(c) for c in solid]) > n / 2:
@@ -200,11 +240,35 @@ def is_gibberish(text: str) -> bool:
     scripts = [_script(word) for word in words if len(word) > 1]
     if len(scripts) >= 6 and _turns(scripts) > len(scripts) / 3:
         return True
+    if _unsayable(words) and not (set(scripts) == {"LATIN"} and _foreign(text)):
+        return True
     lower = [word for word in words if not word.istitle()]  # a name may well be unknown
-    few = known_share(lower) <= (0.25 if len(lower) >= 10 else 0)
-    longer = [word for word in lower if len(word) > 2]  # chance makes short words out of letters
-    unknown = (len(lower) >= 6 and few) or (len(longer) >= 8 and known_share(longer) <= 0.25)
-    return letters >= 0.8 and set(scripts) == {"LATIN"} and unknown and not _foreign(text)
+    unknown = _unknown(lower) or (len(lower) >= 24 and _unknown(lower[-16:]))
+    return letters >= 0.85 and set(scripts) == {"LATIN"} and unknown and not _foreign(text)
+
+
+def _unknown(words: Sequence[str]) -> bool:
+    few = known_share(words) <= (0.25 if len(words) >= 10 else 0)
+    longer = [word for word in words if len(word) > 2]  # chance makes short words out of letters
+    return (len(words) >= 6 and few) or (len(longer) >= 8 and known_share(longer) <= 0.2)
+
+
+def _unsayable(words: Sequence[str]) -> bool:
+    """Two fifths of the words of four letters or more, acronyms aside, have four consonants in a
+    row or no vowel; of fewer than four words, all have five different letters and no vowel."""
+    bare = [_bare(word) for word in words if len(word) > 3 and not word.isupper()]
+    bare = [word for word in bare if _script(word) in ("LATIN", "CYRILLIC", "GREEK")]
+    if len(bare) < 4:
+        return bool(words) and len(bare) == len(words) and all(
+            len(set(word)) > 4 and not VOWEL.search(word) for word in bare)
+    hard = [max(map(len, VOWEL.split(word))) > 3 or not VOWEL.search(word) for word in bare]
+    return sum(hard) >= 0.4 * len(bare)
+
+
+def _bare(word: str) -> str:
+    """In lower case and without its accents, a letter that is drawn out (`hmmm`) once."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if c.isalpha())
+    return re.sub(r"(.)\1\1+", r"\1", plain) or word
 
 
 def _turns(kinds: Sequence[str]) -> int:
@@ -216,11 +280,12 @@ def _kind(c: str) -> str:
 
 
 def known_share(words: Sequence[str]) -> float:
-    """Share of words that stand in the course's own English texts: 1 minus the OOV rate.
+    """Share of words that stand in the course's own English texts, or `CHAT`: 1 minus the OOV rate.
 
-    Those are a few thousand words; ordinary English finds more than half of its words there.
+    Those texts hold a few thousand words; ordinary English finds more than half of its words there.
     """
-    return sum(word.lower() in _vocabulary() for word in words) / len(words) if words else 1.0
+    known = [word in _vocabulary() or word in CHAT for word in map(str.lower, words)]
+    return sum(known) / len(known) if known else 1.0
 
 
 @functools.cache
@@ -260,12 +325,14 @@ def is_cut_off(text: str) -> bool:
     """
     text = text.rstrip()
     line = re.split(r"\n|<br ?/?>", text)[-1]
-    if text.count("```") % 2 or _open_tag(text) or _short_row(text):
+    if text.count("```") % 2 or _open_tag(text) or _short_row(text) or _bare_item(text):
         return True
     bare = text.rstrip(CLOSERS)
     if not bare or bare[-1] in ".!?…。！？؟।":
         return False
-    if any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}")):
+    if any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}", "“”", "«»")):
+        return True
+    if text.rstrip("*_")[-1:] == ":" or len(QUOTE.findall(line)) % 2:
         return True
     words = WORD.findall(line)
     if words and (text[-1] in ",=+&/\\-" or text.endswith((" <", " >", " |"))):
@@ -273,6 +340,8 @@ def is_cut_off(text: str) -> bool:
     last = SENTENCE_END.split(line)[-1]
     token = last.split()[-1].lstrip("\"'“‘(") if last.split() else ""
     if token.lower() in UNFINISHED and token not in ("A", "I") and not ASKS.match(last):
+        return True
+    if PRONOUN.fullmatch(token) or (token[-3:] in ("n't", "n’t") and SENTENCE_END.search(text)):
         return True
     if _begins_a_word(token):
         return True
@@ -300,6 +369,14 @@ def _short_row(text: str) -> bool:
     return last.startswith("|") and last.count("|") < above.rpartition("\n")[2].count("|")
 
 
+def _bare_item(text: str) -> bool:
+    """The last line is the mark of a next item of a list, with nothing behind it."""
+    *above, last = text.split("\n")
+    mark = ITEM.fullmatch(last)
+    starts = [(line, ITEM.match(line)) for line in above] if mark else []
+    return any(m and m[1] == mark[1] and line[m.end():].strip() for line, m in starts)
+
+
 def is_echo(prompt: str, text: str) -> bool:
     """The answer opens by saying the prompt, or its beginning, once more."""
     return echoed_share(prompt, text) >= 0.75
@@ -308,9 +385,9 @@ def is_echo(prompt: str, text: str) -> bool:
 def echoed_share(prompt: str, text: str) -> float:
     """Share of the last question's words that the answer's opening has in the same order.
 
-    0 unless its first word is among them: a correction, a translation or an answer in
-    the question's own words skips it. "I" and "you" count as one word, and what the answer is too
-    short to hold is left out.
+    0 unless its first two words are among them, side by side and where the answer begins: a
+    correction, a translation or an answer in the question's own words skips or turns them. "I" and
+    "you" count as one word, and what the answer is too short to hold is left out.
     """
     turns = [turn for turn in ROLE.split(prompt) if turn.strip()]
     asked, said = ([PERSONS.get(word.lower(), word.lower()) for word in WORD.findall(
@@ -320,4 +397,6 @@ def echoed_share(prompt: str, text: str) -> float:
     asked = asked[: min(len(said), 100)]
     said = said[: len(asked) + 4]
     blocks = difflib.SequenceMatcher(None, asked, said, autojunk=False).get_matching_blocks()
-    return sum(block.size for block in blocks) / len(asked) if blocks[0].a == 0 else 0.0
+    opens = blocks[0].a == 0 and blocks[0].b <= (4 if LEAD.match(text) else 2)
+    opens = opens and blocks[0].size >= 2
+    return sum(block.size for block in blocks) / len(asked) if opens else 0.0
