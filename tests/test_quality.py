@@ -48,6 +48,18 @@ def test_precision_and_recall_on_the_labelled_texts(kind):
         assert min(precision_and_recall(rows)) >= floor
 
 
+@pytest.mark.parametrize(("text", "fault"), [
+    ("No", []), ("Yes, I do", []), ("1. Log in\n2. Turn it on", []), ("C++", []), ("<br>", []),
+    ("Dr. Smith of the University of Cambridge in England", []), ("Half-open: (0, 1]", []),
+    ("See https://www.example.org/a_(b)/", []), ("Salt.\nPepper.", []), ("~", []),
+    ("<think>\nThe user asks for the capital of France.", ["cut_off"]),
+    ("\\begin{itemize}\n\\item One", ["cut_off"]), ("He said, \"I will go home.", ["cut_off"]),
+    ("He was treated by Dr.", ["cut_off"]), ("Our points:\n-", ["cut_off"]),
+    ("<ul>\n<li></li>\n</ul>", ["empty"]), ("User:\n\nAssistant:", ["empty"])])
+def test_neighbours_of_the_labelled_texts(text, fault):
+    assert quality.faults(text) == fault
+
+
 def test_correct_words_in_a_jumble_pass_and_the_module_says_so():
     salad = [row for row in EXAMPLES if not surface(row)]
     assert len(salad) == 6 and not any(map(found, salad))
