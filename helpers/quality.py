@@ -4,8 +4,8 @@ Rules on the surface of a text, so that a rate means the same for every model an
 loaded. They see what is broken, not what is bad: correct words without sense pass here (a language
 model's perplexity would tell), and what is wrong or rude passes too. Measure raw answers, before
 anything is trimmed, filtered or asked again. The rules were made with
-`tests/quality/examples.jsonl` at hand; how they do on other texts stands in
-`tests/test_quality.py`.
+`tests/quality/examples.jsonl` at hand and mended by `blind.jsonl` beside it; how they do there, and
+on whole answers, stands in `tests/test_quality.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from __future__ import annotations
 import difflib
 import functools
 import gzip
+import html
 import json
+import math
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from helpers.errors import UserError
@@ -29,35 +32,50 @@ FAULTS = ("empty", "repetition", "gibberish", "cut_off", "echo")
 
 WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 LETTERS = re.compile(r"[^\W\d_]+")
-# What carries no content: special tokens with the role they open, and tags with nothing in them.
+# What carries no content: special tokens with the role they open; fences and links around nothing.
 SPECIAL = re.compile(r"<\|(?:im_start|start_header_id)\|>\s*\w*|<\|[^|<>]*\|>|"
-                     r"</?(?:s|pad|unk|bos|eos)>|\[(?:PAD|UNK|CLS|SEP|MASK|EOS|BOS)\]|"
-                     r"<(\w+)>\s*</\1>|```\w*\s*```", re.I)
-LABEL = re.compile(r"[\W_]*\w+ ?:\W*")  # a role or heading with nothing after it
-# The number of an item that is not there, where more follow; a line of one sign of Markdown.
-BLANKS = re.compile(r"^\s*(?:\d+|[a-z])[.)]\s*\n(?:\s*(?:\d+|[a-z])[.)]\s*(?:\n|\Z))+|"
-                    r"^\s*([-*#_=~>+•`|])\1*\s*$", re.M | re.I)
-MARKS = ".,;:!?…'\"“”„‘’«»*|-–—"  # of prose and tables: alone they say nothing
+                     r"</?(?:s|pad|unk|bos|eos)>|\[(?:PAD|UNK|CLS|SEP|MASK|EOS|BOS|/?INST)\]|"
+                     r"<</?SYS>>|<start_of_turn>\s*\w*|<end_of_turn>|"
+                     r"```\w*\s*```|!?\[\s*\]\(\s*\)|(?:\\[nt]\s*){2,}", re.I)
+# Markup of HTML and LaTeX; a picture is something said, and a tag alone may be the answer.
+TAG = re.compile(r"<!--.*?-->|<[!/]?(?!img|input|svg|video|audio)\w[^<>]*>", re.S)
+LATEX = re.compile(r"\\(?:begin|end)\{\w+\*?\}(?:\{[|lcr ]*\})?|\\(?:item|hline)\b|[&\s]*\\\\|"
+                   r"\\[\[\]()]|\\\w+\{\s*\}|\$\$\s*\$\$|\$\s+\$")
+LABEL = re.compile(r"^[\W_]*\w+(?: \d+)? ?:[ \t*_\"'.-]*$", re.M)  # a role, nothing after it
+# The number of an item that is not there, where more follow; a box to tick with nothing to do; a
+# line of one sign of Markdown.
+NUMBER = r"\s*(?:\d+|[a-z]|[ivx]+)[.)]\s*"
+BLANKS = re.compile(rf"^{NUMBER}\n(?:{NUMBER}(?:\n|\Z))+|^\s*(?:[-*+•]\s*)?\[[ x]?\]\s*$|"
+                    r"^(?!\A[=~+>#]{1,2}\Z)\s*([-*#_=~>+•`|])\1*\s*$", re.M | re.I)
+MARKS = ".,;:!?…'\"“”„‘’«»*|-–—。、"  # of prose and tables: alone they say nothing
 NUMBERS = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+|\b\d+[.:]\s", re.M)  # of items and steps
 CLOSERS = "\"'”’»)]}*_`~"  # what may stand after the sign that ends a sentence
 # What no reader is meant to see: tokens undecoded, escapes unescaped, bytes that were no text.
 DEBRIS = re.compile(r"[ĠĊ▁\ufffd]|##\w*|</w>|\[unused\d+\]|&?\b(?:amp|quot|nbsp|lt|gt);|"
                     r"\bu00[0-9a-f]{2}|%[0-9A-F]{2}|[ÃÂâï][\x80-¿€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œ]")
-# Closed-class words: by some a language is told, after the others a sentence cannot end.
-FUNCTION_WORDS = {
-    "de": "der die das und ist nicht ein eine zu den dem mit von auf für sie ich es im sich",
-    "fr": "le la les et est un une des du que pas pour dans en je vous il à au sur ne",
-    "es": "el la los las y es un una de que no en por con para se su lo del al",
-    "it": "il la le e è un una di che non in per con si del della i gli al sono",
-    "pt": "o a os as e é um uma de que não em para com por do da se no na",
-    "nl": "de het een en is van niet dat in op te voor met ik je zijn aan er om we",
-    "sv": "och är en ett att det som på inte för med av den jag till i har de om var",
-    "pl": "i w nie na się z do to że jest o jak co po od za dla są ma by",
-    "la": "et in est non ad ut cum sed qui quae quod ex de si aut per a ab nec sunt",
-}
-SENTENCE_END = re.compile(r"[.!?:;][\"'”’)]*\s+|\b[A-D]\)\s+")
+URL = re.compile(r"\b(?:\w+://|www\.)[^\s()\[\]<>\"]+")
+VOWEL = re.compile(r"[aeiouyøœæıəɪʊɔɛɑɒʌɜаеёиоуыэюяіїєαεηιουω]")
+RARE = re.compile(r"[\u0180-\u02af\u1d00-\u1dbf\u0300-\u036f]")  # Latin letters, IPA, piled accents
+IN_WORDS = re.compile(r"[\s()+*/=^_.,:'’@&-]+")  # what parts words, formulas and addresses
+EMOTICON = re.compile(r"(?<!\S)>?[:;=][-o'^]?[()\[\]{}DPp/\\|*<>]+(?!\w)|<3\b|¯\S*¯")
+ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|cf|viz|Mr|Mrs|Ms|Dr|Prof|Fig|approx)\.|"
+                          r"\b(?:[A-Z]|St)\.(?= [A-Z])")
+LOOKALIKES = str.maketrans("’‘ʼ´", "''''")
+# Of messages typed in haste, in no book and no gibberish; none that is a piece of a word too.
+CHAT = frozenset(
+    "idk tbh ngl lol lmao omg brb btw imo imho afaik fyi smh smth sth thx pls plz gonna wanna "
+    "gotta kinda dunno cuz bc bf gf tmrw ttyl ikr wtf dont cant wont didnt doesnt isnt im ive "
+    "youre thats whats".split())
+SENTENCE_END = re.compile(r"[.!?:;][\"'”’)]*\s+|\b[A-Da-d]\)\s+")
+PAIRS = (("“", "”"), ("«", "»"), ("\\begin{", "\\end{"), ("<think>", "</think>"))
+QUOTE = re.compile(r"(?<!\d)\"")  # after a digit it means inches or seconds
+ITEM = re.compile(r"\s*(?:\d+[.)]|([-*+•]))(?=\s|\Z)")
+PRONOUN = re.compile(r"(?:i|you|he|she|it|we|they|who|that|there)'(?:m|re|ve|ll|d|s)", re.I)
 ASKS = re.compile(r"\s*(?:wh(?:o|at|ich|ere|en)|how)\b", re.I)  # may end in a preposition
-ROLE = re.compile(r"^\s*(?:Human|Assistant|User|System|Bot|AI)\s*:", re.I | re.M)
+ROLE = re.compile(r"^[\s#*]*(?:Human|Assistant|User|System|Bot|AI|Instruction|Response)[\s*]*:|"
+                  r"\A\s*(?:Question|Q|A)\s*:|^(?:Answer|A)\s*:\s*\Z|"
+                  + SPECIAL.pattern, re.I | re.M)
+LEAD = re.compile(r"\W*(?:\w+\W+){0,3}\w+:\s")  # The question was: …
 PERSONS = {"i": "you", "me": "you", "my": "your", "mine": "yours", "am": "are", "i'm": "you're",
            "we": "you", "us": "you", "our": "your"}
 UNFINISHED = frozenset(
@@ -65,7 +83,11 @@ UNFINISHED = frozenset(
     "but nor because although while if unless until since when where who whose which than as of "
     "to in on at by for from with without into onto over under between among during before after "
     "about is are was were be been am has have had do does did will would can could may might "
-    "shall should must not very we he she they".split())
+    "shall should must not very we he she they eg ie vs cf viz mr mrs ms dr prof fig approx "
+    "approximately".split())
+# Whole sentences that may end in such a word: Yes, I do; Log in.
+SHORT = re.compile(r"(?:(?:yes|no)\W+)?\w+ (?:did|do|does|can|could|should)(?: not)?|(?:yes|no)\W+"
+                   r"\w+ \w+(?: not)?|(?:[\w']+ ){1,2}(?:in|on|over|by)|no|not", re.I)
 
 
 def faults(text: str, prompt: str | None = None, ended: bool | None = None) -> list[str]:
@@ -137,9 +159,18 @@ def _found(
 
 def is_empty(text: str) -> bool:
     """Nothing is said: markup, list numbers, a role and punctuation are all there is."""
-    rest = BLANKS.sub("", SPECIAL.sub("", text)).strip()
-    return bool(LABEL.fullmatch(rest)) or all(
+    rest = SPECIAL.sub("", text).strip()
+    if "`" not in rest and not re.fullmatch(r"<\w[^<>]*>", rest):
+        rest = LATEX.sub("", html.unescape(TAG.sub("", rest))).strip()
+    rest = LABEL.sub("", BLANKS.sub("", rest))
+    return all(
         c in MARKS or c.isspace() or unicodedata.category(c) in ("Cf", "Cc") for c in rest)
+
+
+def _plain(text: str) -> str:
+    """One form of each character: NFKC, straight apostrophes, nothing invisible."""
+    text = unicodedata.normalize("NFKC", text.translate(LOOKALIKES))
+    return "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
 def compression_ratio(text: str) -> float:
@@ -155,8 +186,9 @@ def is_repetitive(text: str) -> bool:
     """Caught in a loop: it compresses well, its word pairs were said before, no word is new.
 
     None of them is enough: a table compresses well, a rhyme says pairs again, a long text has few
-    new words. Long texts compress better than short ones, so pieces of 600 characters are asked:
-    most of them, or the last, since a loop that has begun rarely ends.
+    new words, a chant says its lines twice (a loop says some four words three times or more). Long
+    texts compress better than short ones, so pieces of 600 characters are asked: most of them, or
+    the last, since a loop that has begun rarely ends.
     """
     text = NUMBERS.sub("", text)
     pieces = [text[i : i + 600] for i in range(0, max(1, len(text) - 300), 300)]
@@ -179,32 +211,86 @@ def _loops(text: str) -> bool:
     first = {word: i for i, word in reversed(list(enumerate(words)))}
     half = len(words) // 2
     new = sum(i >= half for i in first.values()) / max(1, len(words) - half)
-    return ratio > 4 or (ratio > 2 and again > 0.33 and new < 0.125)
+    fours = Counter(zip(words, words[1:], words[2:], words[3:], strict=False))
+    few = 0.125 if max(fours.values(), default=0) >= 3 else 0.02
+    loops = ratio > 4 or (ratio > 2 and again > 0.33 and new < few)
+    return loops and not _grows(text)
+
+
+def _grows(text: str) -> bool:
+    """A tale or song that says all again and goes on: each verse, or sentence where there are no
+    verses, has two words or more not said before, after the first third."""
+    said: set[str] = set()
+    new = []
+    verses = re.split(r"\n\s*\n", text.strip())
+    parts = verses if len(verses) > 2 else re.split(r"[.!?]+\s|\n+", text)
+    for words in ({word.lower() for word in WORD.findall(part)} for part in parts if part.strip()):
+        new.append(len(words - said))
+        said |= words
+    return len(new) > 2 and min(new[len(new) // 3 :]) >= 2
 
 
 def is_gibberish(text: str) -> bool:
-    """No language: signs without words, debris, scripts or signs in a jumble, unknown words."""
+    """No language: signs without words, debris, scripts or signs in a jumble, words that nobody
+    can say, unknown words (throughout, or in the last sixteen: what has begun rarely ends)."""
+    text = URL.sub("", text)
     solid = [c for c in text if not c.isspace()]
     n = max(1, len(solid))
     letters = sum(c.isalpha() for c in solid) / n
-    if n >= 16 and letters < 0.1 and not any(c.isdigit() for c in solid):
-        return not any(unicodedata.category(c) == "So" for c in solid)
     found = DEBRIS.findall(text)
     if len("".join(found)) > 0.05 * n and len(found) >= 3:
         return True
+    if n >= 16 and letters < 0.1 and len(set(solid)) > 4 and not any(map(str.isdigit, solid)):
+        return not any(unicodedata.category(c) == "So" for c in solid)
     if n >= 16 and sum("\x80" <= c <= "\xff" for c in solid) > 0.3 * n:
         return True  # Latin-1 above ASCII: no language writes a third of its letters with it
+    if n >= 8 and len(RARE.findall(text)) > 0.6 * letters * n:
+        return True
+    text = _plain(text)
+    pieces = [piece for piece in IN_WORDS.split(text) if piece]
+    if len(pieces) >= 6 and sum(map(_mixed, pieces)) >= len(pieces) / 2:
+        return True
     if n >= 16 and len(text.split()) <= n / 16 and _turns([_kind(c) for c in solid]) > n / 2:
         return True
     words = LETTERS.findall(text)
     scripts = [_script(word) for word in words if len(word) > 1]
     if len(scripts) >= 6 and _turns(scripts) > len(scripts) / 3:
         return True
+    if _unsayable(words) and not (set(scripts) == {"LATIN"} and _foreign(text)):
+        return True
     lower = [word for word in words if not word.istitle()]  # a name may well be unknown
-    few = known_share(lower) <= (0.25 if len(lower) >= 10 else 0)
-    longer = [word for word in lower if len(word) > 2]  # chance makes short words out of letters
-    unknown = (len(lower) >= 6 and few) or (len(longer) >= 8 and known_share(longer) <= 0.25)
-    return letters >= 0.8 and set(scripts) == {"LATIN"} and unknown and not _foreign(text)
+    unknown = _unknown(lower) or (len(lower) >= 24 and _unknown(lower[-16:]))
+    return letters >= 0.85 and set(scripts) == {"LATIN"} and unknown and not _foreign(text)
+
+
+def _mixed(piece: str) -> bool:
+    """Small letters, digits and signs by turns, and no hexadecimal number or size in pixels."""
+    core = re.sub(r"^\W+|\W+$|^[0-9a-f]+$|^\d+x\d+$", "", piece)
+    return core.islower() and _turns([_kind(c) for c in core]) >= 2
+
+
+def _unknown(words: Sequence[str]) -> bool:
+    few = known_share(words) <= (0.25 if len(words) >= 10 else 0)
+    longer = [word for word in words if len(word) > 2]  # chance makes short words out of letters
+    return (len(words) >= 6 and few) or (len(longer) >= 8 and known_share(longer) <= 0.2)
+
+
+def _unsayable(words: Sequence[str]) -> bool:
+    """Two fifths of the words of four letters or more, acronyms aside, have four consonants in a
+    row or no vowel; of fewer than four words, all have five different letters and no vowel."""
+    bare = [_bare(word) for word in dict.fromkeys(words) if len(word) > 3 and not word.isupper()]
+    bare = [word for word in bare if _script(word) in ("LATIN", "CYRILLIC", "GREEK")]
+    if len(bare) < 4:
+        return bool(words) and len(bare) == len(set(words)) and all(
+            len(set(word)) > 4 and not VOWEL.search(word) for word in bare)
+    hard = [max(map(len, VOWEL.split(word))) > 3 or not VOWEL.search(word) for word in bare]
+    return sum(hard) >= 0.4 * len(bare)
+
+
+def _bare(word: str) -> str:
+    """In lower case and without its accents, a letter that is drawn out (`hmmm`) once."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if c.isalpha())
+    return re.sub(r"(.)\1\1+", r"\1", plain) or word
 
 
 def _turns(kinds: Sequence[str]) -> int:
@@ -216,11 +302,12 @@ def _kind(c: str) -> str:
 
 
 def known_share(words: Sequence[str]) -> float:
-    """Share of words that stand in the course's own English texts: 1 minus the OOV rate.
+    """Share of words that stand in the course's own English texts, or `CHAT`: 1 minus the OOV rate.
 
-    Those are a few thousand words; ordinary English finds more than half of its words there.
+    Those texts hold a few thousand words; ordinary English finds more than half of its words there.
     """
-    return sum(word.lower() in _vocabulary() for word in words) / len(words) if words else 1.0
+    known = [word in _vocabulary() or word in CHAT for word in map(str.lower, words)]
+    return sum(known) / len(known) if known else 1.0
 
 
 @functools.cache
@@ -241,14 +328,20 @@ def _foreign(text: str) -> bool:
     accents = sum(c > "\x7f" and c.isalpha() for c in text)
     words = [word.lower() for word in LETTERS.findall(text)]
     return accents > 0.02 * len(text) or any(
-        sum(word in own.split() for word in words) >= len(words) / 5
-        for own in FUNCTION_WORDS.values())
+        sum(word in own for word in words) >= len(words) / 5 for own in _function_words())
+
+
+@functools.cache
+def _function_words() -> list[frozenset[str]]:
+    """Of languages and dialects in Latin letters."""
+    rows = json.loads((ROOT / "data" / "function_words.json").read_text(encoding="utf-8"))
+    return [frozenset(words.split()) for words in rows.values()]
 
 
 def _script(word: str) -> str:
     """LATIN, CYRILLIC, …; the three scripts that Japanese mixes are one."""
     name = unicodedata.name(word[0], "?").split()[0]
-    return "CJK" if name in ("HIRAGANA", "KATAKANA") else name
+    return {"HIRAGANA": "CJK", "KATAKANA": "CJK", "MODIFIER": "LATIN"}.get(name, name)
 
 
 def is_cut_off(text: str) -> bool:
@@ -258,25 +351,38 @@ def is_cut_off(text: str) -> bool:
     none. It is one where a writer who ended the sentences before, or began with a capital letter,
     has let the last one grow long.
     """
-    text = text.rstrip()
+    text = URL.sub("🔗", EMOTICON.sub("🙂", _plain(text))).rstrip()
+    text = ABBREVIATION.sub(lambda m: m[0].replace(".", ""), text)
     line = re.split(r"\n|<br ?/?>", text)[-1]
-    if text.count("```") % 2 or _open_tag(text) or _short_row(text):
+    if any(text.count(mark) % 2 for mark in ("```", '"""', "'''", "$$")) or any(
+            text.count(a) > text.count(b) for a, b in PAIRS):
+        return True
+    if _open_tag(text) or _short_row(text) or _bare_item(text):
         return True
     bare = text.rstrip(CLOSERS)
-    if not bare or bare[-1] in ".!?…。！？؟।":
+    if len(QUOTE.findall(line)) % 2 and re.search(r"[\s(:]\"\w[^\"]*\Z", line):
+        return True  # even behind a full stop
+    if not bare or bare[-1] in ".!?。؟।":
         return False
-    if any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}")):
+    # Any bracket closes any other: intervals may be half open.
+    opened, closed = (sum(map(text.count, signs)) for signs in ("([{", ")]}"))
+    if opened > closed or len(QUOTE.findall(line)) % 2 or text.rstrip("*_")[-1:] == ":":
         return True
     words = WORD.findall(line)
-    if words and (text[-1] in ",=+&/\\-" or text.endswith((" <", " >", " |"))):
+    if words and re.search(r"[,、\\-]$|\s[=+&/<>|]+$", text):
         return not line.startswith("|")
     last = SENTENCE_END.split(line)[-1]
     token = last.split()[-1].lstrip("\"'“‘(") if last.split() else ""
-    if token.lower() in UNFINISHED and token not in ("A", "I") and not ASKS.match(last):
+    if token.lower() in UNFINISHED and token not in ("A", "I") and not (
+            ASKS.match(last) or SHORT.fullmatch(last.strip())):
+        return True
+    if PRONOUN.fullmatch(token) or (token.endswith("n't") and SENTENCE_END.search(text)):
         return True
     if _begins_a_word(token):
         return True
-    long = 7 if SENTENCE_END.search(text) else 12 if last.lstrip()[:1].isupper() else len(text)
+    long = 7 if SENTENCE_END.search(text) else 12 if last.lstrip()[:1].isupper() else math.inf
+    if token.islower() and token not in _vocabulary() and not _foreign(text):
+        long -= 3  # a word that is new may be the first half of one
     return token.isalpha() and len(WORD.findall(last)) >= long
 
 
@@ -300,24 +406,44 @@ def _short_row(text: str) -> bool:
     return last.startswith("|") and last.count("|") < above.rpartition("\n")[2].count("|")
 
 
+def _bare_item(text: str) -> bool:
+    """The last line is the mark of a next item of a list, with nothing behind it."""
+    *above, last = text.split("\n")
+    mark = ITEM.fullmatch(last)
+    starts = [(line, ITEM.match(line)) for line in above] if mark else []
+    return bool(starts) and above[-1].endswith(":") or any(
+        m and m[1] == mark[1] and line[m.end():].strip() for line, m in starts)
+
+
 def is_echo(prompt: str, text: str) -> bool:
     """The answer opens by saying the prompt, or its beginning, once more."""
     return echoed_share(prompt, text) >= 0.75
 
 
 def echoed_share(prompt: str, text: str) -> float:
-    """Share of the last question's words that the answer's opening has in the same order.
+    """Share of the words of the last question, or the whole prompt, that the answer opens with.
 
-    0 unless its first word is among them: a correction, a translation or an answer in
-    the question's own words skips it. "I" and "you" count as one word, and what the answer is too
-    short to hold is left out.
+    In the same order; 0 unless its first two are among them, side by side and where the answer
+    begins: a correction, a translation or an answer in the question's own words skips or turns
+    them. "I" and "you" count as one word, and what the answer is too short to hold is left out.
     """
-    turns = [turn for turn in ROLE.split(prompt) if turn.strip()]
-    asked, said = ([PERSONS.get(word.lower(), word.lower()) for word in WORD.findall(
-        part.replace("'s ", " is "))] for part in (turns[-1] if turns else "", ROLE.sub("", text)))
+    turns = [turn for turn in ROLE.sub("\0", _plain(prompt)).split("\0") if turn.strip()]
+    said = _words(ROLE.sub("", _plain(text)))
+    return max((_opens(_words(asked), said, bool(LEAD.match(text)))
+                for asked in (" ".join(turns), *turns[-1:])), default=0.0)
+
+
+def _words(text: str) -> list[str]:
+    return [PERSONS.get(word.lower(), word.lower())
+            for word in WORD.findall(re.sub(r"'s\b", " is", text))]
+
+
+def _opens(asked: list[str], said: list[str], lead: bool) -> float:
     if min(len(asked), len(said)) < 3:
-        return float(bool(asked) and asked == said)
+        return float(len("".join(asked)) > 7 and asked == said)
     asked = asked[: min(len(said), 100)]
     said = said[: len(asked) + 4]
     blocks = difflib.SequenceMatcher(None, asked, said, autojunk=False).get_matching_blocks()
-    return sum(block.size for block in blocks) / len(asked) if blocks[0].a == 0 else 0.0
+    first = blocks[0]
+    opens = first.a == 0 and first.b <= (4 if lead else 1) and first.size >= 2
+    return sum(block.size for block in blocks) / len(asked) if opens else 0.0
