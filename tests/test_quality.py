@@ -13,10 +13,10 @@ from helpers import quality
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
-EXAMPLES, BLIND = (
+EXAMPLES, HARD, BLIND = (
     [json.loads(line) for line in
      (ROOT / f"tests/quality/{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    for name in ("examples", "blind"))
+    for name in ("examples", "hard", "blind"))
 TESTS = {"empty": quality.is_empty, "repetition": quality.is_repetitive,
          "gibberish": quality.is_gibberish, "cut_off": quality.is_cut_off,
          "echo": quality.is_echo}
@@ -42,10 +42,26 @@ def surface(row):
 def test_precision_and_recall_on_the_labelled_texts(kind):
     """Development material, all of it: the rules were made and mended with these texts at hand, so
     the floors keep what was reached and say nothing of texts by another author."""
-    for rows, floor in ((EXAMPLES, 0.95), (BLIND, 1)):
+    for rows, floor in ((EXAMPLES, 0.95), (HARD, 1)):
         rows = [row for row in rows if row["kind"] == kind and surface(row)]
         assert min(sum(row["fault"] for row in rows), sum(not row["fault"] for row in rows)) >= 20
         assert min(precision_and_recall(rows)) >= floor
+
+
+@pytest.mark.parametrize(("kind", "precision", "recall"), [
+    ("empty", 1, 1), ("repetition", 1, 1), ("gibberish", 0.9, 0.9), ("cut_off", 0.9, 0.95),
+    ("echo", 1, 0.95)])
+def test_precision_and_recall_on_texts_that_no_rule_was_made_with(kind, precision, recall):
+    """20 faulty and 20 sound texts of each kind by an author who had not seen a rule, tried once.
+
+    What is asked here is what came out. Gibberish and cut-off texts are short of the .95 that was
+    the aim: invented English words and broken code pass, Scots and Swahili do not, nor a
+    numbered list or a chat message without its full stop. No rule may be mended by these texts.
+    """
+    rows = [row for row in BLIND if row["kind"] == kind]
+    assert [sum(row["fault"] is fault for row in rows) for fault in (True, False)] == [20, 20]
+    found_precision, found_recall = precision_and_recall(rows)
+    assert found_precision >= precision and found_recall >= recall
 
 
 @pytest.mark.parametrize(("text", "fault"), [
