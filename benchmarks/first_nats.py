@@ -62,6 +62,8 @@ ARMS: dict[str, dict] = {
     "paid on the way, λ = 1": {"task": {"score_every": 3}, "ours": {"lam": 1.0}},
     "paid on the way, batch / 2, β × 1.5": {
         "task": {"score_every": 3, "kl_coef": 0.225, "batch_size": 64}},
+    "paid on the way, batch / 2, learning rate × 0.7": {
+        "task": {"score_every": 3, "learning_rate": 5e-4, "batch_size": 64}},
     "paid on the way, batch / 2": {"task": {"score_every": 3, "batch_size": 64}},
     "only biases and norms, learning rate × 7": {"freeze": "all", "task": {"learning_rate": 5e-3}},
     "RLOO by TRL": {"trainer": "RLOO", "group": 8},
