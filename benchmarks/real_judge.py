@@ -15,22 +15,23 @@ reversed, so that the share of equal verdicts falls below one half; one that doe
 keeps its verdicts, and the share stays above.
 
 Two controls need no judge: the longer answer wins; the answer that is likelier behind the question,
-by the mean log-probability of its tokens, wins. Letters are read in float32, since what both orders
-leave of them is small; answers in bfloat16 where it is fast, with a head in float32. What is stored
-goes on where it stopped, unless model, pairs or question are others; about twenty minutes of one
-core. FOLDER of `--data` (or `RLHF_REAL_DATA`) holds hh-rlhf/harmless-base/ and arena/. No text of
-theirs is stored.
+by the mean log-probability of its tokens, wins. All is read in float32: what both orders leave of a
+letter's probability is small. Questions about a pair that begin alike share what is read of them.
+What is stored goes on where it stopped, unless model, pairs or question are others; about a quarter
+of an hour of one core. FOLDER of `--data` (or `RLHF_REAL_DATA`) holds hh-rlhf/harmless-base/ and
+arena/. No text of theirs is stored.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ from helpers.profiles import Settings, load_profile
 SOURCES = {"hh": Path("hh-rlhf", "harmless-base"), "arena": Path("arena")}
 PAIRS = (110, 40)  # of each source
 LENGTH = 256  # tokens: the question with its rules, and the longer answer once more
-CHUNK = 10  # pairs between two writes
+CHUNK = 5  # pairs between two writes
+KEEP = 32  # new tokens from which on a prompt is kept: more than the sentence that asks
 OPPOSITES = (  # of judge.PRINCIPLES, one by one
     "It does not answer the question that was asked.",
     "It is made of broken, unclear sentences and repeats itself.",
@@ -112,38 +114,57 @@ def _lengths(tokenizer: Any, rows: list[dict]) -> np.ndarray:
     return np.array([len(ids) for ids in asked]) + np.max(said, axis=0)
 
 
-def read_once(model: Any, tokenizer: Any, prompts: Sequence[str],
-              choices: Sequence[Sequence[str]], batch_size: int = 1) -> np.ndarray:
-    """`evaluation.choice_logprobs` with each prompt read once for all of its choices.
+class Reader:
+    """`evaluation.choice_logprobs` that reads once what a prompt shares with one read before.
 
-    The body runs in bfloat16 where autocast is on; the head runs in float32.
+    What a causal model makes of a text's beginning does not hang on what follows it, so the keys
+    and values of the beginning are kept, of every prompt with a beginning of its own.
     """
-    head, device = model.get_output_embeddings(), next(model.parameters()).device
-    found = []
-    with torch.no_grad():
-        for before, row in zip(encode_prompts(tokenizer, prompts), choices, strict=True):
-            said = pad(text_ids(tokenizer, row), tokenizer.pad_token_id)
-            ids, mask = (said[key].to(device) for key in ("input_ids", "attention_mask"))
-            read = model.base_model(input_ids=torch.tensor([before], device=device),
-                                    use_cache=True)
-            hidden = read.last_hidden_state[:, -1:].expand(len(row), -1, -1)
-            if ids.shape[1] > 1:
-                read.past_key_values.batch_repeat_interleave(len(row))
-                whole = torch.cat([mask.new_ones(len(row), len(before)), mask], 1)
-                more = model.base_model(input_ids=ids[:, :-1], attention_mask=whole[:, :-1],
-                                        past_key_values=read.past_key_values)
-                hidden = torch.cat([hidden.float(), more.last_hidden_state.float()], 1)
-            with torch.autocast(device.type, enabled=False):
-                logprobs = torch.log_softmax(head(hidden.float()), -1)
-            taken = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).double()
-            found.append((taken * mask).sum(1).cpu().numpy())
-    return np.stack(found)
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[list[int], Any]] = []
+
+    def __call__(self, model: Any, tokenizer: Any, prompts: Sequence[str],
+                 choices: Sequence[Sequence[str]], batch_size: int = 1) -> np.ndarray:
+        head = model.get_output_embeddings()
+        found = []
+        with torch.no_grad():
+            for before, row in zip(encode_prompts(tokenizer, prompts), choices, strict=True):
+                said = pad(text_ids(tokenizer, row), tokenizer.pad_token_id)
+                ids, mask = said["input_ids"], said["attention_mask"]
+                last, past = self._read(model.base_model, before)
+                hidden = last.expand(len(row), -1, -1)
+                if ids.shape[1] > 1:
+                    past.batch_repeat_interleave(len(row))
+                    whole = torch.cat([mask.new_ones(len(row), len(before)), mask], 1)
+                    more = model.base_model(input_ids=ids[:, :-1], attention_mask=whole[:, :-1],
+                                            past_key_values=past)
+                    hidden = torch.cat([hidden, more.last_hidden_state], 1)
+                logprobs = torch.log_softmax(head(hidden), -1)
+                taken = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).double()
+                found.append((taken * mask).sum(1).numpy())
+        return np.stack(found)
+
+    def _read(self, body: Any, ids: list[int]) -> tuple[torch.Tensor, Any]:
+        """The hidden state of the last token, (1, 1, width), and a cache of the whole prompt."""
+        shared = [len(os.path.commonprefix([ids[:-1], known])) for known, _ in self.kept]
+        start, past = 0, None
+        if shared and max(shared):
+            start = max(shared)
+            known, cache = self.kept[int(np.argmax(shared))]
+            past = copy.deepcopy(cache)
+            if start < len(known):
+                past.crop(start - len(known))
+        read = body(input_ids=torch.tensor([ids[start:]]), past_key_values=past, use_cache=True)
+        if len(ids) - start > KEEP:
+            self.kept.append((ids, copy.deepcopy(read.past_key_values)))
+        return read.last_hidden_state[:, -1:], read.past_key_values
 
 
-def likelihoods(model: Any, tokenizer: Any, pairs: list[dict]) -> np.ndarray:
+def likelihoods(model: Any, tokenizer: Any, pairs: list[dict], read: Callable) -> np.ndarray:
     """Mean log-probability of the tokens of each pair's two answers alone: (pairs, 2)."""
     choices = [(row["chosen"].strip(), row["rejected"].strip()) for row in pairs]
-    total = read_once(model, tokenizer, [row["prompt"] for row in pairs], choices)
+    total = read(model, tokenizer, [row["prompt"] for row in pairs], choices)
     ids = text_ids(tokenizer, [text for pair in choices for text in pair])
     return total / np.array([len(row) for row in ids]).reshape(-1, 2)
 
@@ -155,49 +176,50 @@ class Study:
         settings = settings_of(folder, data_folder, "hh")
         self.model, self.tokenizer = models.load_causal(folder, settings)
         self.model.eval()
-        self.name, self.bf16 = name, models.mixed_precision(settings)
+        self.name = name
         self.pairs = chosen_pairs(self.tokenizer, folder, data_folder, counts)
         texts = [[row[key] for key in ("prompt", "chosen", "rejected")] for row in self.pairs]
-        self.made_of = [folder_hash(folder), texts, self.bf16]
-        self.rows: list[dict] = (store.load("real_judge") or {}).get("rows", [])
+        self.made_of = [folder_hash(folder), texts]
+        stored = store.load("real_judge") or {"rows": [], "minutes": 0.0}
+        self.rows, self.minutes = stored["rows"], stored["minutes"]
 
     def run(self) -> list[dict]:
         """Everything that is not stored yet, CHUNK pairs at a time; then the rows."""
-        asked = forms()
-        self.rows = [row for row in self.rows if row["made_of"] == self._key(
-            asked.get((row["reply"], row["rules"]), "alone"))]
-        for (reply, rules), form in {("alone", "none"): "alone", **asked}.items():
-            row = self._row(reply, rules, form)
-            while (start := len(row["verdicts"])) < len(self.pairs):
-                clock = time.process_time()
-                row["verdicts"] += self._ask(reply, form, self.pairs[start:start + CHUNK])
-                row["minutes"] = round(row["minutes"] + (time.process_time() - clock) / 60, 3)
+        asked = {**forms(), ("alone", "none"): "alone"}
+        kept = {(row["reply"], row["rules"]): row for row in self.rows}
+        self.rows = []
+        for (reply, rules), form in asked.items():
+            row, key = kept.get((reply, rules)), self._key(form)
+            if row is None or row["made_of"] != key:
+                row = {"reply": reply, "rules": rules, "made_of": key, "verdicts": []}
+            self.rows.append(row)
+        for end in range(CHUNK, len(self.pairs) + CHUNK, CHUNK):
+            read, clock, before = Reader(), time.process_time(), self._count()
+            for row, form in zip(self.rows, asked.values(), strict=True):
+                open_pairs = self.pairs[len(row["verdicts"]):end]
+                if open_pairs:
+                    row["verdicts"] += self._ask(row["reply"], form, open_pairs, read)
+            if self._count() > before:
+                self.minutes += (time.process_time() - clock) / 60
                 self.save()
-            print(f"{reply:<8}{rules:<10}agreement {row['agreement']}, "
-                  f"{row['minutes']:.1f} minutes", flush=True)
+                print(f"{min(end, len(self.pairs))} of {len(self.pairs)} pairs, "
+                      f"{self.minutes:.1f} minutes", flush=True)
         return self.rows
 
-    def _ask(self, reply: str, form: str, pairs: list[dict]) -> list[list[float]]:
+    def _count(self) -> int:
+        return sum(len(row["verdicts"]) for row in self.rows)
+
+    def _ask(self, reply: str, form: str, pairs: list[dict], read: Callable) -> list[list[float]]:
         columns = [[row[key] for row in pairs] for key in ("prompt", "chosen", "rejected")]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16 and reply != "letter"):
-            if reply == "alone":
-                found = likelihoods(self.model, self.tokenizer, pairs)
-            else:
-                found = judge.judge(self.model, self.tokenizer, *columns, form, reply=reply,
-                                    logprobs=read_once)
-        return np.round(found, 5).tolist()
+        if reply == "alone":
+            found = likelihoods(self.model, self.tokenizer, pairs, read)
+        else:
+            found = judge.judge(self.model, self.tokenizer, *columns, form, reply=reply,
+                                logprobs=read)
+        return np.round(found, 6).tolist()
 
     def _key(self, form: str) -> str:
         return hashlib.sha256(json.dumps([*self.made_of, form]).encode()).hexdigest()[:16]
-
-    def _row(self, reply: str, rules: str, form: str) -> dict:
-        named = (row for row in self.rows if (row["reply"], row["rules"]) == (reply, rules))
-        row = next(named, None)
-        if row is None:
-            row = {"reply": reply, "rules": rules, "made_of": self._key(form), "minutes": 0.0,
-                   "verdicts": []}
-            self.rows.append(row)
-        return row
 
     def save(self) -> None:
         """Store all rows with what is known of each so far; of the pairs no text."""
@@ -206,7 +228,8 @@ class Study:
             row |= summary(row["reply"], by, row["rules"], self.pairs)
         kept = [{key: row[key] for key in ("source", "split", "row", "tokens")}
                 for row in self.pairs]
-        store.save("real_judge", self.rows, model=self.name, length=LENGTH, bf16=self.bf16,
+        store.save("real_judge", self.rows, model=self.name, length=LENGTH,
+                   minutes=round(self.minutes, 2),
                    principles=judge.PRINCIPLES, opposites=OPPOSITES, pairs=kept,
                    controls=controls(self.pairs))
 
@@ -214,16 +237,19 @@ class Study:
 def summary(reply: str, by: dict[tuple[str, str], np.ndarray], rules: str,
             pairs: list[dict]) -> dict[str, Any]:
     """What a row's verdicts say, each figure as [estimate, low, high]; 1 is the chosen answer."""
-    verdicts = by[reply, rules]
-    pairs = pairs[: len(verdicts)]
+    count = min(len(by[key]) for key in ((reply, rules), (reply, "rules"), ("alone", "none"))
+                if key in by)
+    verdicts, likelier = by[reply, rules][:count], by["alone", "none"][:count]
+    pairs = pairs[:count]
     if reply == "alone":
-        return {"agreement": interval(verdicts[:, 0] > verdicts[:, 1]),
+        return {"pairs": count, "agreement": interval(verdicts[:, 0] > verdicts[:, 1]),
                 **_by_source(verdicts[:, 0] > verdicts[:, 1], pairs)}
     texts = [[row[key] for row in pairs] for key in ("chosen", "rejected")]
     won = judge.points(verdicts)
     order = np.random.default_rng(0).integers(0, 2, len(verdicts))
     longer = judge.prefers_longer(verdicts, *texts)
     found = {
+        "pairs": count,
         "agreement": interval(won),
         **_by_source(won, pairs),
         "agreement_one_order": interval(verdicts[np.arange(len(verdicts)), order] > 0.5),
@@ -232,10 +258,9 @@ def summary(reply: str, by: dict[tuple[str, str], np.ndarray], rules: str,
         "longer_than_people": interval(
             longer - judge.prefers_longer(np.ones_like(verdicts), *texts)),
     }
-    likelier = by["alone", "none"][: len(verdicts)]
     found["same_as_likelier"] = interval(won == (likelier[:, 0] > likelier[:, 1]))
     if rules != "rules":
-        ruled = judge.points(by[reply, "rules"][: len(verdicts)])
+        ruled = judge.points(by[reply, "rules"][:count])
         found["same_as_rules"] = interval(won == ruled)
         found["rules_agree_more"] = interval(ruled - won)
     return found
