@@ -109,10 +109,10 @@ def test_a_study_that_was_stopped_goes_on_where_it_stopped_and_ends_with_the_sam
         study, monkeypatch, tmp_path):
     whole = rows_of(study().run())
     shutil.rmtree(tmp_path / "results")
-    plain, asked = real_judge.Study._ask, []
+    plain, asked, most = real_judge.Study._ask, [], [18]
 
     def stops(self, reply, form, pairs, read):
-        if len(asked) == 18:
+        if len(asked) in most:
             raise KeyboardInterrupt
         asked.append((form, pairs[0]["chosen"]))
         return plain(self, reply, form, pairs, read)
@@ -122,7 +122,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_stopped_and_ends_with_the_sam
         study().run()
     stored = store.load("real_judge")["rows"]
     assert [row["pairs"] for row in stored] == [len(row["verdicts"]) for row in stored] == [2] * 8
-    del asked[16:]  # what was not stored is asked once more
+    del asked[16:], most[:]  # what was not stored is asked once more
     assert rows_of(study().run()) == whole
     assert rows_of(store.load("real_judge")["rows"]) == whole
     assert len(set(asked)) == len(asked) == 4 * len(whole)
