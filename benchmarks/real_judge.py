@@ -86,10 +86,12 @@ def settings_of(model: Path, folder: Path, source: str) -> Settings:
 def chosen_pairs(tokenizer: Any, model: Path, folder: Path, counts: Sequence[int]) -> list[dict]:
     """The first pairs of each source that hold one question and fit into LENGTH tokens.
 
+    The sources take turns, so that a study that was stopped has some of each.
+
     Raises:
         UserError: a source has fewer.
     """
-    found: list[dict] = []
+    found: list[tuple[float, dict]] = []
     for source, count in zip(SOURCES, counts, strict=True):
         settings = settings_of(model, folder, source)
         rows = [row | {"source": source, "split": split, "row": number}
@@ -102,8 +104,8 @@ def chosen_pairs(tokenizer: Any, model: Path, folder: Path, counts: Sequence[int
         if len(kept) < count:
             raise UserError(f"{SOURCES[source]} has {len(kept)} pairs of one question within "
                             f"{LENGTH} tokens; {count} were asked for.")
-        found += kept
-    return found
+        found += [((place + 0.5) / count, row) for place, row in enumerate(kept)]
+    return [row for _, row in sorted(found, key=lambda item: item[0])]
 
 
 def _lengths(tokenizer: Any, rows: list[dict]) -> np.ndarray:

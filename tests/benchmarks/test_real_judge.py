@@ -198,7 +198,7 @@ def test_each_question_differs_from_the_first_in_what_its_name_says():
 
 def test_pairs_hold_one_question_fit_and_leave_no_text_in_what_is_stored(study, monkeypatch):
     made = study()
-    assert [row["source"] for row in made.pairs] == ["hh", "hh", "hh", "arena"]
+    assert [row["source"] for row in made.pairs] == ["hh", "hh", "arena", "hh"]
     assert all(row["tokens"] <= real_judge.LENGTH for row in made.pairs)
     made.run()
     written = (store.RESULTS / "real_judge.json").read_text()
