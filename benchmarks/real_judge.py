@@ -233,7 +233,7 @@ class Study:
         store.save("real_judge", self.rows, model=self.name, length=LENGTH,
                    minutes=round(self.minutes, 2),
                    principles=judge.PRINCIPLES, opposites=OPPOSITES, pairs=kept,
-                   controls=controls(self.pairs))
+                   controls=controls(self.pairs[: self.rows[0]["pairs"]]))
 
 
 def summary(reply: str, by: dict[tuple[str, str], np.ndarray], rules: str,
@@ -256,23 +256,31 @@ def summary(reply: str, by: dict[tuple[str, str], np.ndarray], rules: str,
         **_by_source(won, pairs),
         "agreement_one_order": interval(verdicts[np.arange(len(verdicts)), order] > 0.5),
         "names_first": interval(judge.names_first(verdicts)),
-        "same_winner": interval(judge.same_winner(verdicts)),
+        "same_winner": share(judge.same_winner(verdicts)),
         "longer_than_people": interval(
             longer - judge.prefers_longer(np.ones_like(verdicts), *texts)),
     }
-    found["same_as_likelier"] = interval(won == (likelier[:, 0] > likelier[:, 1]))
+    likelier_won = likelier[:, 0] > likelier[:, 1]
+    found["same_as_likelier"] = share(won == likelier_won)
+    found["more_than_likelier"] = interval(won - likelier_won)
+    found["more_than_longer"] = interval(won - longer_is_chosen(pairs))
     if rules != "rules":
         ruled = judge.points(by[reply, "rules"][:count])
-        found["same_as_rules"] = interval(won == ruled)
+        found["same_as_rules"] = share(won == ruled)
         found["rules_agree_more"] = interval(ruled - won)
     return found
 
 
 def controls(pairs: list[dict]) -> dict[str, Any]:
-    """How often the longer answer is the chosen one; ½ where both are as long."""
-    words = np.array([[len(row[key].split()) for key in ("chosen", "rejected")] for row in pairs])
-    longer = np.where(words[:, 0] == words[:, 1], 0.5, words[:, 0] > words[:, 1])
+    """How often people chose the longer answer."""
+    longer = longer_is_chosen(pairs)
     return {"longer wins": {"agreement": interval(longer), **_by_source(longer, pairs)}}
+
+
+def longer_is_chosen(pairs: list[dict]) -> np.ndarray:
+    """1 where the chosen answer has more words, ½ where both have as many: (pairs,)."""
+    words = np.array([[len(row[key].split()) for key in ("chosen", "rejected")] for row in pairs])
+    return np.where(words[:, 0] == words[:, 1], 0.5, words[:, 0] > words[:, 1])
 
 
 def _by_source(values: np.ndarray, pairs: list[dict]) -> dict[str, list[float]]:
@@ -285,6 +293,12 @@ def interval(values: Any) -> list[float]:
     """[estimate, low, high] of a 95 % bootstrap over pairs, four digits."""
     values = np.asarray(values, float)
     return [round(x, 4) for x in evaluation.bootstrap_interval(values)]
+
+
+def share(values: Any) -> list[float]:
+    """[share, low, high] of ones by Wilson, which has a width where all or none are ones."""
+    return [round(float(x), 4) for x in evaluation.wilson_interval(
+        int(np.sum(values)), len(values))]
 
 
 def main() -> int:
