@@ -7,7 +7,7 @@ what they read first or second (Zheng et al. 2023, arXiv:2306.05685).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ def pairwise_prompt(prompt: str, a: str, b: str, form: str = QUESTION) -> str:
 def judge(
     model: Any, tokenizer: Any, prompts: Sequence[str], first: Sequence[str],
     second: Sequence[str], form: str = QUESTION, batch_size: int = 64, reply: str = "letter",
+    logprobs: Callable[..., np.ndarray] | None = None,
 ) -> np.ndarray:
     """Probability that answer `first` is better than `second`, asked in both orders: (pairs, 2).
 
@@ -83,6 +84,7 @@ def judge(
             log-probability of their tokens; for models that never learned what a letter stands
             for. Either way the two are made to sum to one; with `answer` only their order means
             something, a nat per token being no unit of preference.
+        logprobs: another function in place of `evaluation.choice_logprobs`, of its arguments.
 
     Raises:
         UserError: lists of unlike length, a pair too long for the model (`fits` tells which), or
@@ -93,6 +95,7 @@ def judge(
         raise UserError(f"{len(prompts)} prompts, {len(first)} and {len(second)} answers; row i of "
                         "all three must belong together.")
     chat = getattr(tokenizer, CHAT, False)
+    read = logprobs or evaluation.choice_logprobs
     found = []
     for a, b in ((first, second), (second, first)):
         asked = [pairwise_prompt(p, x, y, form) for p, x, y in zip(prompts, a, b, strict=True)]
@@ -101,11 +104,11 @@ def judge(
         else:
             choices = [tuple(t.strip() if chat else " " + t.strip() for t in pair)
                        for pair in zip(a, b, strict=True)]
-        logprobs = evaluation.choice_logprobs(model, tokenizer, asked, choices, batch_size)
+        nats = read(model, tokenizer, asked, choices, batch_size)
         if reply == "answer":
             ids = text_ids(tokenizer, [text for pair in choices for text in pair])
-            logprobs = logprobs / np.maximum(1, [len(row) for row in ids]).reshape(-1, 2)
-        found.append(1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0])))
+            nats = nats / np.maximum(1, [len(row) for row in ids]).reshape(-1, 2)
+        found.append(1 / (1 + np.exp(nats[:, 1] - nats[:, 0])))
     return np.stack([found[0], 1 - found[1]], 1)
 
 
