@@ -3,9 +3,9 @@
 Rules on the surface of a text, so that a rate means the same for every model and nothing has to be
 loaded. They see what is broken, not what is bad: correct words without sense pass here (a language
 model's perplexity would tell), and what is wrong or rude passes too. Measure raw answers, before
-anything is trimmed, filtered or asked again. The rules were made with
-`examples.jsonl` and `hard.jsonl` of `tests/quality/` at hand; how they do on `blind.jsonl`, which no
-rule was made with, and on whole answers, stands in `tests/test_quality.py`.
+anything is trimmed, filtered or asked again. The rules were made with `examples.jsonl` and
+`hard.jsonl` of `tests/quality/` at hand; how they do on `blind.jsonl`, which no rule was made with,
+and on whole answers, stands in `tests/test_quality.py`.
 """
 
 from __future__ import annotations
