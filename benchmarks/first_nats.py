@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.shared import imdb_task, store
 from helpers import course, evaluation, ppo_trainer, trl_adapter
 from helpers.engine.place import inner_model
-from helpers.engine.tokens import decode
+from helpers.engine.tokens import decode, encode_prompts
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
@@ -176,7 +176,7 @@ def train_group(job, settings, arm: dict):
     steps = task.epochs * task.mini_batches
 
     def judged(prompts, completion_ids, **_):
-        texts = decode(tokenizer, tokenizer(prompts)["input_ids"], completion_ids)
+        texts = decode(tokenizer, encode_prompts(tokenizer, prompts), completion_ids)
         return [float(score) for score in job.reward_fn(prompts, texts)]
 
     own = ({"normalize_advantages": True} if arm["trainer"] == "RLOO" else
