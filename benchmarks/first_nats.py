@@ -58,7 +58,7 @@ ARMS: dict[str, dict] = {
         "task": {"batch_size": 64, "learning_rate": 4e-4, "epochs": 3, "kl_coef": 0.05}},
     "paid on the way, every 3 tokens": {"task": {"score_every": 3}},
     "paid on the way, every 2 tokens": {"task": {"score_every": 2}},
-    "paid on the way, β × 1.5": {"task": {"score_every": 3, "kl_coef": 0.225}},
+    "paid on the way, β × 1.5": {"task": {"score_every": 3, "kl_coef": 0.22}},
     "paid on the way, λ = 1": {"task": {"score_every": 3}, "ours": {"lam": 1.0}},
     "paid on the way, batch / 2, β × 1.5": {
         "task": {"score_every": 3, "kl_coef": 0.225, "batch_size": 64}},

@@ -175,8 +175,9 @@ def rewards_on_the_way(opinions: torch.Tensor, asked: torch.Tensor) -> torch.Ten
     `opinions`: (batch, steps), the judge's score of prompt and response up to each token, read
     where `asked` is 1; before the first token it is 0, so subtract the score of the prompt alone.
     Returns (batch, steps), 0 where nobody asked. What is paid here is taken off the score at the
-    end, so that a response earns the same in all: potential-based shaping, which changes no
-    policy's rank (Ng, Harada and Russell 1999).
+    end, so that a response earns the same in all: potential-based shaping, which at γ = 1
+    changes no policy's rank (Ng, Harada and Russell 1999). It helps only where the judge's opinion
+    of half a text, and of none, says something.
     """
     paid, held = torch.zeros_like(opinions), torch.zeros_like(opinions[:, 0])
     for step in range(opinions.shape[1]):
