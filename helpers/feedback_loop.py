@@ -257,12 +257,15 @@ def update_reward_model(
                     terms.append(told * (len(rows) / len(some_new)))
                     new_loss += terms[-1].item()
                 if old_rows:
-                    kept = _margins(model, [old[i] for i in old_rows], pad)
-                    told = keep_loss_fn(kept, before[torch.tensor(old_rows, device=device)])
-                    told = told * (len(old_rows) / len(some_old))
-                    terms.append(keep * told)
+                    with torch.set_grad_enabled(keep > 0):  # at 0 it is only looked at
+                        kept = _margins(model, [old[i] for i in old_rows], pad)
+                        told = keep_loss_fn(kept, before[torch.tensor(old_rows, device=device)])
+                        told = told * (len(old_rows) / len(some_old))
+                    if keep > 0:
+                        terms.append(keep * told)
                     old_loss += told.item()
-            cast(torch.Tensor, sum(terms)).backward()
+            if terms:
+                cast(torch.Tensor, sum(terms)).backward()
         if not math.isfinite(new_loss + keep * old_loss):
             raise UserError(f"the loss became {new_loss + keep * old_loss} at step {step + 1} of "
                             "the update; lower feedback.learning_rate.")
