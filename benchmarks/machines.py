@@ -1,12 +1,15 @@
 """Tests and course as other machines would run them: other instructions, threads, and load.
 
-    python benchmarks/machines.py test course [--under avx2 busy …]
+    python benchmarks/machines.py test course [--under avx2 busy …] [--notebooks 08,09,10]
 
 Runs what is named under each of the settings of MACHINES in turn and stores the outcome as it
 goes: of the tests how many passed and which did not, of the course each metric and each bound with
 its distance. A run that stands in the stored file for this commit is not made again; one of an
-earlier commit stays, with that commit beside it, until it is. Exit status 1 when a test failed or a
-bound did not hold.
+earlier commit stays, with that commit beside it, until it is. With `--notebooks` a course is of
+these alone: the stages that they need come from the artifacts of the project, where `make course`
+left them, and not from the machine that is tried; the other notebooks stay as they are stored, with
+the commit they came from in the row's `earlier`. Exit status 1 when a test failed or a bound did
+not hold.
 
 Instructions are taken away by variables that PyTorch, oneDNN and MKL read; last bits then differ
 as on another processor, the order of caches and cores does not. `busy` is this machine with two
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -65,10 +69,15 @@ def run_tests(command: str, variables: dict[str, str], out: Path) -> dict:
     return {"passed": len(cases) - len(failed) - skipped, "skipped": skipped, "failed": failed}
 
 
-def run_course(variables: dict[str, str], settings: dict[str, int], out: Path) -> dict:
-    """Every notebook of the embedded profile: its metrics, and its bounds with their distance."""
+def run_course(variables: dict[str, str], settings: dict[str, int], out: Path,
+               notebooks: str | None) -> dict:
+    """The notebooks of the embedded profile: their metrics, and their bounds with the distance."""
+    command = ["course"]
+    if notebooks:
+        command = ["run", "--notebooks", notebooks]
+        shutil.copytree(ROOT / "artifacts" / "embedded", out / "artifacts" / "embedded")
     given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    done = subprocess.run([sys.executable, "-m", "helpers", "course", *given, "--out", str(out)],
+    done = subprocess.run([sys.executable, "-m", "helpers", *command, *given, "--out", str(out)],
                           cwd=ROOT, env={**os.environ, **variables})
     path = out / "runs" / "embedded" / "summary.json"
     if not path.is_file():
@@ -81,6 +90,18 @@ def run_course(variables: dict[str, str], settings: dict[str, int], out: Path) -
     return {"failed": failed, "bounds": judged,
             "metrics": {name: row["metrics"] for name, row in ran.items()},
             "notebook_seconds": {name: row["seconds"] for name, row in ran.items()}}
+
+
+def joined(old: dict, new: dict) -> dict:
+    """The row of a few notebooks, with what only the old one has of others, and their commits."""
+    before = {stem: old.get("earlier", {}).get(stem, old["commit"])
+              for stem in old["metrics"] if stem not in new["metrics"]}
+    kept = {part: {**{stem: old[part][stem] for stem in before if stem in old.get(part, {})},
+                   **new[part]} for part in ("bounds", "metrics", "notebook_seconds")}
+    numbers = {stem[:2] for stem in before}
+    failed = [text for text in old["failed"] if text[:2] in numbers] + new["failed"]
+    return {**new, **kept, "failed": failed, "seconds": sum(kept["notebook_seconds"].values()),
+            "earlier": before}
 
 
 def show(row: dict) -> None:
@@ -100,7 +121,10 @@ def main() -> int:
     parser.add_argument("what", nargs="*", default=["test", "test-slow", "course"],
                         help="test, test-slow, course; all three when none is given")
     parser.add_argument("--under", nargs="+", choices=list(MACHINES), default=list(MACHINES))
+    parser.add_argument("--notebooks", metavar="NN,NN", help="of the course these alone")
     given = parser.parse_args()
+    if given.notebooks and not (ROOT / "artifacts" / "embedded").is_dir():
+        parser.error("--notebooks builds on the stages of the project; run `make course` first.")
     unknown = set(given.what) - {"test", "test-slow", "course"}
     if unknown:
         parser.error(f"cannot run {unknown.pop()!r}; there are test, test-slow and course.")
@@ -109,19 +133,23 @@ def main() -> int:
     known = {(row["what"], row["machine"]) for row in rows if row["commit"] == commit}
     for what in given.what:
         for machine in given.under:
-            if (what, machine) in known:
+            if (what, machine) in known and not (what == "course" and given.notebooks):
                 continue
             variables, settings, busy = MACHINES[machine]
             begun = time.monotonic()
             with tempfile.TemporaryDirectory() as out, other_work(busy):
                 # what torch.compile has made for one set of instructions must not meet another
                 variables = {**variables, "TORCHINDUCTOR_CACHE_DIR": str(Path(out) / "compiled")}
-                found = (run_course(variables, settings, Path(out)) if what == "course"
+                found = (run_course(variables, settings, Path(out), given.notebooks)
+                         if what == "course"
                          else run_tests(what, variables, Path(out)))
-            rows = [row for row in rows if (row["what"], row["machine"]) != (what, machine)]
-            rows.append({"what": what, "machine": machine, "commit": commit,
-                         "processor": store.machine(),
-                         "seconds": round(time.monotonic() - begun, 1), **found})
+            new = {"what": what, "machine": machine, "commit": commit,
+                   "processor": store.machine(),
+                   "seconds": round(time.monotonic() - begun, 1), **found}
+            same = [row for row in rows if (row["what"], row["machine"]) == (what, machine)]
+            if what == "course" and given.notebooks and same and "metrics" in found:
+                new = joined(same[0], new)
+            rows = [row for row in rows if row not in same] + [new]
             store.save("machines", rows)
     for row in rows:
         show(row)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import machines
 from helpers import paths
 from helpers.course import expected
 
@@ -30,3 +31,21 @@ def test_a_bound_holds_everywhere_and_lies_two_spreads_away(stem, text):
     margins = np.array([expected.margin(text, row["metrics"][stem]) for row in ROWS])
     assert (margins >= 0).all()
     assert margins.mean() >= 2 * margins.std(ddof=1), f"{text} lies within two spreads: {margins}"
+
+
+def course(commit, seconds, failed=(), **metrics):
+    return {"what": "course", "machine": "busy", "commit": commit, "seconds": seconds,
+            "failed": list(failed), "bounds": {stem: [] for stem in metrics},
+            "metrics": {stem: {"value": value} for stem, value in metrics.items()},
+            "notebook_seconds": dict.fromkeys(metrics, seconds / len(metrics))}
+
+
+def test_a_run_of_some_notebooks_leaves_the_others_and_says_where_they_are_from():
+    old = course("first", 30.0, ["01_a: low", "02_b: low"], **{"01_a": 1, "02_b": 2, "03_c": 3})
+    old["earlier"] = {"03_c": "zero"}
+    row = machines.joined(old, course("second", 8.0, **{"02_b": 5, "04_d": 6}))
+    assert row["metrics"] == {stem: {"value": value} for stem, value in
+                              {"01_a": 1, "02_b": 5, "03_c": 3, "04_d": 6}.items()}
+    assert row["commit"] == "second" and row["earlier"] == {"01_a": "first", "03_c": "zero"}
+    assert row["failed"] == ["01_a: low"]  # what 02 failed it fails no longer
+    assert row["seconds"] == 10 + 4 + 10 + 4
