@@ -81,7 +81,11 @@ def lines(
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
             axis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    if len(series) + len(reference or {}) > 1:
+    labels = len(series) + len(reference or {})
+    if labels >= 5:  # inside, so many would cover a line
+        figure.set_figwidth(1.3 * figure.get_figwidth())
+        figure.legend(loc="outside right upper")
+    elif labels > 1:
         axes.legend()
     return figure
 
