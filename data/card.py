@@ -66,7 +66,8 @@ data the real task needs.
 
 LICENCE = """## Licence
 
-Text, models and generator are part of the course and under its licence (see `LICENSE`).
+Text, models and generator are part of the course and under its licence (see `LICENSE`); `words` is
+SCOWL's list of English words, under the licence beside it.
 """
 
 

@@ -80,22 +80,27 @@ JUMBLE = re.compile("|".join(
         ("he|she|they|we", "of|to|for|with|from|by|at|you|and"),
         ("is|are|was|were|am|be|been",
          "is|are|was|were|am|have|has|had|does|do|did|will|can|could|would|me|him|them"),
-        ("be|been", "he|they|we|I|and|of|which|who"),
+        ("be|been", "he|they|we|I|and|which"),
         ("has|have|had", "of|and|is|was|were|are|he|can|will|would|be|do"),
         ("can|could|will|would|should|may|might|must|to",
          "of|for|with|is|are|was|were|been|has|had|on|from|to|would|could|will|can"),
-        ("and|or|but|because|although|if", "and|or|am|been"),
+        ("and|or|but|because|although|if", "and|or|been"),
         ("very", "an?|the|and|is|are|to|of|be|it|that|in|for|with|you"),
         ("not", "are|is|and|was|were|they|will|which"),
-        ("these|this", "an?|the|these|this|of|you|they|we|it|but|if")))
-    + r"|\b(?:an|the|my|your|our|their|every)\s*(?=[.,;!?])"
-      r"|\b(?:of|and|or|but|if|because|than|from)\s*(?=[.!?](?:\s|\Z))")
+        ("these|this", "of|you|they|we|it|but|if")))
+    + r"|\b(?:an|the|your|our|their|every)\s*(?=[.,;!?])"
+      r"|\b(?:and|or|but|if|because|than)\s*(?=[.!?](?:\s|\Z))")
 ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
+KEYS = re.compile(r"\b\w*(?:" + "|".join(  # five keys in a row
+    row[i : i + 5] for keys in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+    for row in (keys, keys[::-1]) for i in range(len(row) - 4)) + r")\w*", re.I)
 IN_WORDS = re.compile(r"[\s()+*/=^_.,:'’@&-]+")  # what parts words, formulas and addresses
 EMOTICON = re.compile(r"(?<!\S)>?[:;=][-o'^]?[()\[\]{}DPp/\\|*<>]+(?!\w)|<3\b|¯\S*¯")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|cf|viz|Mr|Mrs|Ms|Dr|Prof|Fig|approx)\.|"
                           r"\b(?:[A-Z]|St)\.(?= [A-Z])")
 LOOKALIKES = str.maketrans("’‘ʼ´", "''''")
+# A long word that no small dictionary has, but that any scholar might use.
+LEARNED = re.compile(r"\w{6,}(?:ation|ical|ative|ine|one|ome|ase|ose|ide|ane|itis|ology|ial|ism)s?")
 # Of messages typed in haste, in no book and no gibberish; none that is a piece of a word too.
 CHAT = frozenset(
     "idk tbh ngl lol lmao omg brb btw imo imho afaik fyi smh smth sth thx pls plz gonna wanna "
@@ -136,7 +141,8 @@ UNFINISHED_ABROAD = frozenset(
 # Whole sentences that may end in such a word: Yes, I do; Log in.
 SHORT = re.compile(r"(?:(?:yes|no|sure|of course)\W+)?\w+ (?:did|do|does|can|could|should)"
                    r"(?: not)?|(?:yes|no)\W+\w+ \w+(?: not)?|(?:[\w']+ ){1,2}(?:in|on|over|by)|no|"
-                   r"not|.*\b(?:log|sign|go|come|carry|move|drop|turn it) (?:in|on|by)", re.I)
+                   r"not|.*\b(?:log|sign|go|come|carry|move|drop|turn it) (?:in|on|by)|"
+                   r"(?:\w+ ){0,2}to \w+ (?:about|for|with|of)|\w+ (?:used|have|need) to", re.I)
 
 
 def faults(text: str, prompt: str | None = None, ended: bool | None = None) -> list[str]:
@@ -296,6 +302,8 @@ def is_gibberish(text: str) -> bool:
     strange = max(len(RARE.findall(text)), len(ACCENTED.findall(text)))
     if n >= 8 and strange > 0.6 * letters * n:
         return True
+    if len(KEYS.findall(text)) >= max(2, len(text.split()) / 2):
+        return True
     if _wrongly_closed(text) or len(set(CHIPS.findall(text))) >= max(4, len(text.split()) / 5):
         return True
     text = _plain(text)
@@ -402,7 +410,7 @@ def _is_known(word: str) -> bool:
     forms = [word, stem, stem + "e"] if len(stem) > 2 else [word]
     for i in range(len(word) - 1):
         forms += [word[:i] + word[i + 1] + word[i] + word[i + 2 :], word[:i] + word[i] + word[i:]]
-    return word in CHAT or any(form in known for form in forms)
+    return word in CHAT or bool(LEARNED.fullmatch(word)) or any(form in known for form in forms)
 
 
 @functools.cache
@@ -509,7 +517,7 @@ def _long(text: str, line: str, foreign: bool) -> float:
     names = [word for word in WORD.findall(last) if len(word) > 3]
     if not first.isupper() or 4 * sum(map(str.istitle, names)) > 3 * len(names):
         return math.inf  # written in haste, or a heading
-    whole = sum(len(sentence.split()) >= 4 for sentence in FULL_STOP.split(text)[:-1])
+    whole = sum(len(sentence.split()) >= 3 for sentence in FULL_STOP.split(text)[:-1])
     if not whole:
         return 9 if foreign else 13
     return max(3, 8 - whole) if before else 7
