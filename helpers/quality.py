@@ -108,14 +108,15 @@ CHAT = frozenset(
     "youre thats whats".split())
 SENTENCE_END = re.compile(r"[.!?:;।][\"'”’)]*\s+|\b[A-Da-d]\)\s+|[。！？]")
 FULL_STOP = re.compile(r"(?<=[^\W\d_A-Z]|[)\"”’*\d%])[.!?।][\"”’)*]*\s+")
+LONE_LETTER = re.compile(r"\b(?:the|an?|my|your|our|their|very) [b-hj-z]\Z")
 SUBJECT = re.compile(r"\b(?:if|when|because|that|although|while|unless|whether|until|since|where)"
                      r" (?:you|it|i|there)\Z", re.I)
 # A clause that may end in its preposition: the house (that) I grew up in
-STRANDED = re.compile(r"\b(?:that|what|which|who|the \w+) (?:i|you|he|she|it|we|they)\b"
+STRANDED = re.compile(r"\b(?:that|what|which|who|where|the \w+) (?:i|you|he|she|it|we|they)\b"
                       r"(?: \w+){1,4}\Z", re.I)
 PAIRS = (("“", "”"), ("«", "»"), ("\\begin{", "\\end{"), ("<think>", "</think>"))
 QUOTE = re.compile(r"(?<!\d)\"")  # after a digit it means inches or seconds
-ITEM = re.compile(r"\s*(?:\d+[.)]|([-*+•]))(?=\s|\Z)")
+ITEM = re.compile(r"\s*(?:\d+[.)]|[a-hA-H]\)|([-*+•]))(?=\s|\Z)")
 STEP = re.compile(r"\W*(?:step|part|day|week|tip|phase) \d+\s*[:.]", re.I)
 PRONOUN = re.compile(r"(?:i|you|he|she|it|we|they|who|that|there)'(?:m|re|ve|ll|d|s)", re.I)
 ASKS = re.compile(r"\s*(?:wh(?:o|at|ich|ere|en)|how)\b", re.I)  # may end in a preposition
@@ -336,6 +337,9 @@ def _mixed(piece: str) -> bool:
 
 def _unknown(words: Sequence[str]) -> bool:
     few = known_share(words) <= (0.25 if len(words) >= 10 else 0)
+    exact = sum(word.lower() in _vocabulary() for word in words)
+    if len(words) >= 10 and exact <= 0.15 * len(words):
+        return True  # no misspelling, if it befalls all words
     longer = [word for word in words if len(word) > 2]  # chance makes short words out of letters
     return (len(words) >= 6 and few) or (len(longer) >= 8 and known_share(longer) <= 0.2)
 
@@ -491,12 +495,13 @@ def is_cut_off(text: str) -> bool:
     token = last.split()[-1].lstrip("\"'“‘(") if last.split() else ""
     foreign = _foreign(text)
     unfinished = UNFINISHED_ABROAD if foreign else UNFINISHED
-    if token.lower() in unfinished and token not in ("A", "I") and not (
+    named = " ".join(last.split()[-2:]).istitle() and " " in last  # The Who
+    if not named and token.lower() in unfinished and token not in ("A", "I") and not (
             ASKS.match(last) or SHORT.fullmatch(last) or STRANDED.search(last)):
         return True
     if PRONOUN.fullmatch(token) or (token.endswith("n't") and SENTENCE_END.search(text)):
         return True
-    if SUBJECT.search(last) or _begins_a_word(token, line):
+    if LONE_LETTER.search(last) or SUBJECT.search(last) or _begins_a_word(token, line):
         return True
     new = token.islower() and token not in _vocabulary() and not foreign  # half a word, perhaps
     return token.isalpha() and len(WORD.findall(last)) + 3 * new >= _long(text, line, foreign)
