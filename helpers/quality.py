@@ -91,7 +91,7 @@ JUMBLE = re.compile("|".join(
     + r"|\b(?:an|the|your|our|their|every)\s*(?=[.,;!?])"
       r"|\b(?:and|or|but|if|because|than)\s*(?=[.!?](?:\s|\Z))")
 ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
-KEYS = re.compile(r"\b\w*(?:" + "|".join(  # five keys in a row
+KEYS = re.compile(r"(?:" + "|".join(  # five keys in a row
     row[i : i + 5] for keys in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
     for row in (keys, keys[::-1]) for i in range(len(row) - 4)) + r")\w*", re.I)
 IN_WORDS = re.compile(r"[\s()+*/=^_.,:'’@&-]+")  # what parts words, formulas and addresses
@@ -442,17 +442,17 @@ def _foreign(text: str) -> bool:
     letters of a hundred, or a sixth of the words common words of one language, more than there
     are small English words."""
     accents = sum(c > "\x7f" and c.isalpha() for c in text)
-    words = [word.lower() for word in LETTERS.findall(text)]
-    common = max(sum(word in own for word in words if len(word) > 1) for own in _function_words())
+    words = Counter(word.lower() for word in LETTERS.findall(text))
+    common = max(sum(words[word] for word in own) for own in _function_words())
     return accents > 0.02 * len(text) or (
-        common >= len(words) / 6 and common > sum(word in UNFINISHED for word in words))
+        common >= words.total() / 6 and common > sum(words[word] for word in UNFINISHED))
 
 
 @functools.cache
 def _function_words() -> list[frozenset[str]]:
     """Common words of languages and dialects in Latin letters."""
     rows = json.loads((ROOT / "data" / "function_words.json").read_text(encoding="utf-8"))
-    return [frozenset(words.split()) for words in rows.values()]
+    return [frozenset(w for w in words.split() if len(w) > 1) for words in rows.values()]
 
 
 def _script(word: str) -> str:
