@@ -93,7 +93,7 @@ JUMBLE = re.compile("|".join(
 ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
 KEYS = re.compile(r"(?:" + "|".join(  # five keys in a row
     row[i : i + 5] for keys in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-    for row in (keys, keys[::-1]) for i in range(len(row) - 4)) + r")\w*", re.I)
+    for row in (keys, keys[::-1]) for i in range(len(row) - 4)) + r")\w*")
 IN_WORDS = re.compile(r"[\s()+*/=^_.,:'’@&-]+")  # what parts words, formulas and addresses
 EMOTICON = re.compile(r"(?<!\S)>?[:;=][-o'^]?[()\[\]{}DPp/\\|*<>]+(?!\w)|<3\b|¯\S*¯")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|cf|viz|Mr|Mrs|Ms|Dr|Prof|Fig|approx)\.|"
@@ -443,16 +443,24 @@ def _foreign(text: str) -> bool:
     are small English words."""
     accents = sum(c > "\x7f" and c.isalpha() for c in text)
     words = Counter(word.lower() for word in LETTERS.findall(text))
-    common = max(sum(words[word] for word in own) for own in _function_words())
+    languages: Counter[str] = Counter()
+    for word, times in words.items():
+        languages.update({language: times for language in _languages().get(word, ())})
+    common = max(languages.values(), default=0)
     return accents > 0.02 * len(text) or (
         common >= words.total() / 6 and common > sum(words[word] for word in UNFINISHED))
 
 
 @functools.cache
-def _function_words() -> list[frozenset[str]]:
-    """Common words of languages and dialects in Latin letters."""
+def _languages() -> dict[str, list[str]]:
+    """Languages and dialects in Latin letters in which a word is common."""
     rows = json.loads((ROOT / "data" / "function_words.json").read_text(encoding="utf-8"))
-    return [frozenset(w for w in words.split() if len(w) > 1) for words in rows.values()]
+    found: dict[str, list[str]] = {}
+    for language, words in rows.items():
+        for word in words.split():
+            if len(word) > 1:
+                found.setdefault(word, []).append(language)
+    return found
 
 
 def _script(word: str) -> str:
