@@ -66,8 +66,7 @@ data the real task needs.
 
 LICENCE = """## Licence
 
-Text, models and generator are part of the course and under its licence (see `LICENSE`); `words` is
-SCOWL's list of English words, under the licence beside it.
+Text, models and generator are part of the course and under its licence (see `LICENSE`).
 """
 
 

@@ -4,8 +4,8 @@ Rules on the surface of a text, so that a rate means the same for every model an
 loaded. They see what is broken, not what is bad: of correct words in a jumble only those are found
 whose small words cannot follow one another ("the of", "to they"); a language model's perplexity
 would tell the rest. What is wrong or rude passes. Measure raw answers, before anything is trimmed,
-filtered or asked again. The rules were made with `tests/quality/` at hand, since their second
-version with `blind.jsonl` too; how they do on whole answers stands in `tests/test_quality.py`.
+filtered or asked again. The rules were made with `tests/quality/` at hand; how they do on
+`unseen.jsonl`, of which no rule knows, and on whole answers stands in `tests/test_quality.py`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ LABEL = re.compile(r"^[\W_]*\w+(?: \d+)? ?:[ \t*_\"'.-]*$", re.M)  # a role, not
 NUMBER = r"\s*(?:\d+|[a-z]|[ivx]+)[.)]\s*"
 BLANKS = re.compile(rf"^{NUMBER}\n(?:{NUMBER}(?:\n|\Z))+|^\s*(?:[-*+•]\s*)?\[[ x]?\]\s*$|"
                     r"^(?!\A[=~+>#]{1,2}\Z)\s*([-*#_=~>+•`|])\1*\s*$", re.M | re.I)
+COMMON = 168  # times that a word must stand in what pyspellchecker counted: 40,000 words do
 MARKS = ".,;:!?…'\"“”„‘’«»*|-–—。、"  # of prose and tables: alone they say nothing
 NUMBERS = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+|\b\d+[.:]\s", re.M)  # of items and steps
 CLOSERS = "\"'”’»)]}*_`~"  # what may stand after the sign that ends a sentence
@@ -402,7 +403,8 @@ def _kind(c: str) -> str:
 
 def known_share(words: Sequence[str]) -> float:
     """Share of words that are English, as they stand, with an ending, with two letters swapped or
-    one not doubled: 1 minus the OOV rate. The words are SCOWL's to size 35, the course's, `CHAT`.
+    one not doubled: 1 minus the OOV rate. The words are those of pyspellchecker that are not rare,
+    the course's own and `CHAT`.
     """
     known = [_is_known(word) for word in map(str.lower, words)]
     return sum(known) / len(known) if known else 1.0
@@ -432,8 +434,10 @@ def _vocabulary() -> frozenset[str]:
 
     own = {word.lower() for line in lines() for value in json.loads(line).values()
            if isinstance(value, str) for word in LETTERS.findall(value)}
-    with gzip.open(ROOT / "data/words/english.txt.gz", "rt", encoding="utf-8") as f:
-        listed = {word for word in f.read().split() if len(word) > 2}
+    from spellchecker import SpellChecker
+
+    listed = {word for word, times in SpellChecker(language="en").word_frequency.items()
+              if times >= COMMON and len(word) > 2}
     return frozenset(own | listed) - PIECES
 
 

@@ -13,10 +13,10 @@ from helpers import quality
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
-EXAMPLES, HARD, BLIND, HELD_OUT = (
+EXAMPLES, HARD, WIDE, BLIND, HELD_OUT, UNSEEN = (
     [json.loads(line) for line in
      (ROOT / f"tests/quality/{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    for name in ("examples", "hard", "blind", "heldout"))
+    for name in ("examples", "hard", "wide", "blind", "heldout", "unseen"))
 TESTS = {"empty": quality.is_empty, "repetition": quality.is_repetitive,
          "gibberish": quality.is_gibberish, "cut_off": quality.is_cut_off,
          "echo": quality.is_echo}
@@ -40,13 +40,19 @@ def surface(row):
 
 @pytest.mark.parametrize("kind", quality.FAULTS)
 def test_precision_and_recall_on_the_labelled_texts(kind):
-    """Development material, all of it: the rules were made and mended with these texts at hand, so
-    the floors keep what was reached and say nothing of texts by another author."""
-    wide = kind in ("gibberish", "cut_off")  # in `hard.jsonl` some of these are out of reach
-    for rows, floor in ((EXAMPLES, 0.95), (HARD, 0.88 if wide else 1)):
+    """Development material: the rules were made and mended with these texts at hand, so the floors
+    keep what was reached and say nothing of texts by another author."""
+    for rows, floor in ((EXAMPLES, 0.95), (HARD, 1)):
         rows = [row for row in rows if row["kind"] == kind and surface(row)]
         assert min(sum(row["fault"] for row in rows), sum(not row["fault"] for row in rows)) >= 20
         assert min(precision_and_recall(rows)) >= floor
+
+
+@pytest.mark.parametrize("kind", ["gibberish", "cut_off"])
+def test_precision_and_recall_on_many_kinds_of_texts(kind):
+    """Development material too; some of these are out of the reach of any rule on the surface."""
+    rows = [row for row in WIDE if row["kind"] == kind and surface(row)]
+    assert min(precision_and_recall(rows)) >= 0.82
 
 
 @pytest.mark.parametrize(("kind", "precision", "recall"), [
@@ -66,7 +72,7 @@ def test_precision_and_recall_on_texts_that_were_blind_once(kind, precision, rec
 
 
 @pytest.mark.parametrize(("kind", "precision", "recall"), [
-    ("gibberish", 0.86, 0.73), ("cut_off", 0.86, 0.9)])
+    ("gibberish", 0.86, 0.73), ("cut_off", 0.88, 0.88)])
 def test_precision_and_recall_on_texts_held_out(kind, precision, recall):
     """Every second text of a list of kinds, drawn before a rule was mended by the others.
 
@@ -76,6 +82,20 @@ def test_precision_and_recall_on_texts_held_out(kind, precision, recall):
     """
     found_precision, found_recall = precision_and_recall(
         [row for row in HELD_OUT if row["kind"] == kind])
+    assert found_precision >= precision and found_recall >= recall
+
+
+@pytest.mark.parametrize(("kind", "precision", "recall"), [
+    ("gibberish", 1, 0.62), ("cut_off", 0.92, 0.92)])
+def test_precision_and_recall_on_texts_by_another_author(kind, precision, recall):
+    """80 faulty and 80 sound texts of each kind, by an author who had not seen a rule; tried once.
+
+    What is asked is what came out. The rules before these had 1 and .36, and .86 and .95. What is
+    missed of gibberish is words in a jumble, each of them right. No rule may be mended by them.
+    """
+    rows = [row for row in UNSEEN if row["kind"] == kind]
+    assert [sum(row["fault"] is fault for row in rows) for fault in (True, False)] == [80, 80]
+    found_precision, found_recall = precision_and_recall(rows)
     assert found_precision >= precision and found_recall >= recall
 
 
