@@ -1,15 +1,16 @@
 """How a text goes wrong that a language model wrote: loops, gibberish, nothing, half, an echo.
 
-Rules on the surface of a text, so that a rate means the same for every model and nothing has to be
-loaded. They see what is broken, not what is bad: correct words without sense pass here (a language
-model's perplexity would tell), and what is wrong or rude passes too. Measure raw answers, before
-anything is trimmed, filtered or asked again. The rules were made with `examples.jsonl` and
-`hard.jsonl` of `tests/quality/` at hand; how they do on `blind.jsonl`, which no rule was made with,
-and on whole answers, stands in `tests/test_quality.py`.
+Rules on the surface of a text, so that a rate means the same for every model and no model has to be
+loaded. They see what is broken, not what is bad: of correct words in a jumble only those are found
+whose small words cannot follow one another ("the of", "to they"); a language model's perplexity
+would tell the rest. What is wrong or rude passes. Measure raw answers, before anything is trimmed,
+filtered or asked again. The rules were made with `tests/quality/` at hand; how they do on
+`unseen.jsonl`, of which no rule knows, and on whole answers stands in `tests/test_quality.py`.
 """
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import functools
 import gzip
@@ -32,6 +33,10 @@ FAULTS = ("empty", "repetition", "gibberish", "cut_off", "echo")
 
 WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 LETTERS = re.compile(r"[^\W\d_]+")
+PIECES = frozenset("ing tion ation ment ers ness ous ful ity ive est ly er ed es al re un ll ve th "
+                   "ish ized ize sub pre con dis int char".split())  # of words, and none themselves
+# What makes a word of a word: `grumbly` is known with `grumble`.
+ENDING = re.compile(r"(?:e?[ds]|ing|ers?|ly|ness|less|ful|ish|some|y|like|able|i[sz](?:m|t|e)|al)$")
 # What carries no content: special tokens with the role they open; fences and links around nothing.
 SPECIAL = re.compile(r"<\|(?:im_start|start_header_id)\|>\s*\w*|<\|[^|<>]*\|>|"
                      r"</?(?:s|pad|unk|bos|eos)>|\[(?:PAD|UNK|CLS|SEP|MASK|EOS|BOS|/?INST)\]|"
@@ -47,29 +52,73 @@ LABEL = re.compile(r"^[\W_]*\w+(?: \d+)? ?:[ \t*_\"'.-]*$", re.M)  # a role, not
 NUMBER = r"\s*(?:\d+|[a-z]|[ivx]+)[.)]\s*"
 BLANKS = re.compile(rf"^{NUMBER}\n(?:{NUMBER}(?:\n|\Z))+|^\s*(?:[-*+•]\s*)?\[[ x]?\]\s*$|"
                     r"^(?!\A[=~+>#]{1,2}\Z)\s*([-*#_=~>+•`|])\1*\s*$", re.M | re.I)
+COMMON = 168  # times that a word must stand in what pyspellchecker counted: 40,000 words do
 MARKS = ".,;:!?…'\"“”„‘’«»*|-–—。、"  # of prose and tables: alone they say nothing
 NUMBERS = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+|\b\d+[.:]\s", re.M)  # of items and steps
 CLOSERS = "\"'”’»)]}*_`~"  # what may stand after the sign that ends a sentence
 # What no reader is meant to see: tokens undecoded, escapes unescaped, bytes that were no text.
-DEBRIS = re.compile(r"[ĠĊ▁\ufffd]|##\w*|</w>|\[unused\d+\]|&?\b(?:amp|quot|nbsp|lt|gt);|"
-                    r"\bu00[0-9a-f]{2}|%[0-9A-F]{2}|[ÃÂâï][\x80-¿€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œ]")
+DEBRIS = re.compile(r"[ĠĊ▁\ufffd]|##\w*|\[UNK\]|<unk>|</w>|\[unused\d+\]|"
+                    r"&?\b(?:amp|quot|nbsp|lt|gt);|\bu00[0-9a-f]{2}|%[0-9A-F]{2}|\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})|\btok_\d+|"
+                    r"[ÃÂâï][\x80-¿€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œ]")
 URL = re.compile(r"\b(?:\w+://|www\.)[^\s()\[\]<>\"]+")
+HASHTAG = re.compile(r"(?<!\S)#[^\W_]+(?!\S)")
+# Endings of words that stand alone; with a hyphen they are talked about.
+CHIPS = re.compile(r"(?<!['’\w-])(?:ing|tion|ation|ment|ers|ness|ous|ful|ity|ive|ly|ed|ism|[ae]nce|"
+                   r"ally|ish|ized|ty|ic)\b", re.I)
 VOWEL = re.compile(r"[aeiouyøœæıəɪʊɔɛɑɒʌɜаеёиоуыэюяіїєαεηιουω]")
 RARE = re.compile(r"[\u0180-\u02af\u1d00-\u1dbf\u0300-\u036f]")  # Latin letters, IPA, piled accents
+# One of these small words, and those that do not follow it in English.
+JUMBLE = re.compile("|".join(
+    rf"\b(?:{one})\s+(?=(?:{others})\b(?!['’-]))" for one, others in (
+        ("an?|the|my|your|our|their|its|every",
+         "an?|the|my|your|our|their|its|his|of|to|in|on|at|by|for|from|with|into|through|and|or|but|then|because|"
+         "if|although|while|than|as|is|are|was|were|am|has|had|have|been|be|do|does|did|could|would|"
+         "should|that|which|what|who|when|where|how|there|I|it|he|she|they|we|me|him|them"),
+        ("of|to|in|on|at|by|for|from|with|into|than",
+         "of|is|was|are|were|am|has|had|been|does|can|could|would|will|but|because|if|although|than|"
+         "I|he|she|they|we|then"),
+        ("he|she|they|we|I", "an?|the|my|your|our|their|it|he|she|they"),
+        ("he|she|they|we", "of|to|for|with|from|by|at|you|and"),
+        ("is|are|was|were|am|be|been",
+         "is|are|was|were|am|have|has|had|does|do|did|will|can|could|would|me|him|them"),
+        ("be|been", "he|they|we|I|and|which"),
+        ("has|have|had", "of|and|is|was|were|are|he|can|will|would|be|do"),
+        ("can|could|will|would|should|may|might|must|to",
+         "of|for|with|is|are|was|were|been|has|had|on|from|to|would|could|will|can"),
+        ("and|or|but|because|although|if", "and|or|been"),
+        ("very", "an?|the|and|is|are|to|of|be|it|that|in|for|with|you"),
+        ("not", "are|is|and|was|were|they|will|which"),
+        ("these|this", "of|you|they|we|it|but|if")))
+    + r"|\b(?:an|the|your|our|their|every)\s*(?=[.,;!?])"
+      r"|\b(?:and|or|but|if|because|than)\s*(?=[.!?](?:\s|\Z))")
+ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
+KEYS = re.compile(r"(?:" + "|".join(  # five keys in a row
+    row[i : i + 5] for keys in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+    for row in (keys, keys[::-1]) for i in range(len(row) - 4)) + r")\w*")
 IN_WORDS = re.compile(r"[\s()+*/=^_.,:'’@&-]+")  # what parts words, formulas and addresses
 EMOTICON = re.compile(r"(?<!\S)>?[:;=][-o'^]?[()\[\]{}DPp/\\|*<>]+(?!\w)|<3\b|¯\S*¯")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|cf|viz|Mr|Mrs|Ms|Dr|Prof|Fig|approx)\.|"
                           r"\b(?:[A-Z]|St)\.(?= [A-Z])")
 LOOKALIKES = str.maketrans("’‘ʼ´", "''''")
+# A long word that no small dictionary has, but that any scholar might use.
+LEARNED = re.compile(r"\w{6,}(?:ation|ical|ative|ine|one|ome|ase|ose|ide|ane|itis|ology|ial|ism)s?")
 # Of messages typed in haste, in no book and no gibberish; none that is a piece of a word too.
 CHAT = frozenset(
     "idk tbh ngl lol lmao omg brb btw imo imho afaik fyi smh smth sth thx pls plz gonna wanna "
     "gotta kinda dunno cuz bc bf gf tmrw ttyl ikr wtf dont cant wont didnt doesnt isnt im ive "
     "youre thats whats".split())
-SENTENCE_END = re.compile(r"[.!?:;][\"'”’)]*\s+|\b[A-Da-d]\)\s+")
+SENTENCE_END = re.compile(r"[.!?:;।][\"'”’)]*\s+|\b[A-Da-d]\)\s+|[。！？]")
+FULL_STOP = re.compile(r"(?<=[^\W\d_A-Z]|[)\"”’*\d%])[.!?।][\"”’)*]*\s+")
+LONE_LETTER = re.compile(r"\b(?:the|an?|my|your|our|their|very) [b-hj-z]\Z")
+SUBJECT = re.compile(r"\b(?:if|when|because|that|although|while|unless|whether|until|since|where)"
+                     r" (?:you|it|i|there)\Z", re.I)
+# A clause that may end in its preposition: the house (that) I grew up in
+STRANDED = re.compile(r"\b(?:that|what|which|who|where|the \w+) (?:i|you|he|she|it|we|they)\b"
+                      r"(?: \w+){1,4}\Z", re.I)
 PAIRS = (("“", "”"), ("«", "»"), ("\\begin{", "\\end{"), ("<think>", "</think>"))
 QUOTE = re.compile(r"(?<!\d)\"")  # after a digit it means inches or seconds
-ITEM = re.compile(r"\s*(?:\d+[.)]|([-*+•]))(?=\s|\Z)")
+ITEM = re.compile(r"\s*(?:\d+[.)]|[a-hA-H]\)|([-*+•]))(?=\s|\Z)")
+STEP = re.compile(r"\W*(?:step|part|day|week|tip|phase) \d+\s*[:.]", re.I)
 PRONOUN = re.compile(r"(?:i|you|he|she|it|we|they|who|that|there)'(?:m|re|ve|ll|d|s)", re.I)
 ASKS = re.compile(r"\s*(?:wh(?:o|at|ich|ere|en)|how)\b", re.I)  # may end in a preposition
 ROLE = re.compile(r"^[\s#*]*(?:Human|Assistant|User|System|Bot|AI|Instruction|Response)[\s*]*:|"
@@ -80,14 +129,22 @@ PERSONS = {"i": "you", "me": "you", "my": "your", "mine": "yours", "am": "are", 
            "we": "you", "us": "you", "our": "your"}
 UNFINISHED = frozenset(
     "a an the this that these those my your his her its our their every each some any no and or "
-    "but nor because although while if unless until since when where who whose which than as of "
+    "but nor because although while if unless until when where who whose which than as of "
     "to in on at by for from with without into onto over under between among during before after "
     "about is are was were be been am has have had do does did will would can could may might "
     "shall should must not very we he she they eg ie vs cf viz mr mrs ms dr prof fig approx "
     "approximately".split())
+# The same in other languages.
+UNFINISHED_ABROAD = frozenset(
+    "und oder der die das dem den des ein eine einen mit von zu zum zur für auf als wenn dass weil "
+    "le les un une du et ou que pour avec dans sur au aux el los las y con por una del lo il gli i "
+    "e che per di della nel o os as um uma em com da do dos het een en van met te voor om in och "
+    "att av med på i w z na że la".split())
 # Whole sentences that may end in such a word: Yes, I do; Log in.
-SHORT = re.compile(r"(?:(?:yes|no)\W+)?\w+ (?:did|do|does|can|could|should)(?: not)?|(?:yes|no)\W+"
-                   r"\w+ \w+(?: not)?|(?:[\w']+ ){1,2}(?:in|on|over|by)|no|not", re.I)
+SHORT = re.compile(r"(?:(?:yes|no|sure|of course)\W+)?\w+ (?:did|do|does|can|could|should)"
+                   r"(?: not)?|(?:yes|no)\W+\w+ \w+(?: not)?|(?:[\w']+ ){1,2}(?:in|on|over|by)|no|"
+                   r"not|.*\b(?:log|sign|go|come|carry|move|drop|turn it) (?:in|on|by)|"
+                   r"(?:\w+ ){0,2}to \w+ (?:about|for|with|of)|\w+ (?:used|have|need) to", re.I)
 
 
 def faults(text: str, prompt: str | None = None, ended: bool | None = None) -> list[str]:
@@ -231,9 +288,9 @@ def _grows(text: str) -> bool:
 
 
 def is_gibberish(text: str) -> bool:
-    """No language: signs without words, debris, scripts or signs in a jumble, words that nobody
-    can say, unknown words (throughout, or in the last sixteen: what has begun rarely ends)."""
-    text = URL.sub("", text)
+    """No language: signs without words, debris, scripts, signs or small words in a jumble, words
+    that nobody can say, unknown words (throughout, or in the last: what has begun rarely ends)."""
+    text = HASHTAG.sub("", URL.sub("", text))
     solid = [c for c in text if not c.isspace()]
     n = max(1, len(solid))
     letters = sum(c.isalpha() for c in solid) / n
@@ -244,13 +301,19 @@ def is_gibberish(text: str) -> bool:
         return not any(unicodedata.category(c) == "So" for c in solid)
     if n >= 16 and sum("\x80" <= c <= "\xff" for c in solid) > 0.3 * n:
         return True  # Latin-1 above ASCII: no language writes a third of its letters with it
-    if n >= 8 and len(RARE.findall(text)) > 0.6 * letters * n:
+    strange = max(len(RARE.findall(text)), len(ACCENTED.findall(text)))
+    if n >= 8 and strange > 0.6 * letters * n:
+        return True
+    if len(KEYS.findall(text)) >= max(2, len(text.split()) / 2):
+        return True
+    if _wrongly_closed(text) or len(set(CHIPS.findall(text))) >= max(4, len(text.split()) / 5):
         return True
     text = _plain(text)
     pieces = [piece for piece in IN_WORDS.split(text) if piece]
     if len(pieces) >= 6 and sum(map(_mixed, pieces)) >= len(pieces) / 2:
         return True
-    if n >= 16 and len(text.split()) <= n / 16 and _turns([_kind(c) for c in solid]) > n / 2:
+    if n >= 16 and len(text.split()) <= n / 16 and _turns([_kind(c) for c in solid]) > n / 2 and (
+            text[0] not in "[{"):
         return True
     words = LETTERS.findall(text)
     scripts = [_script(word) for word in words if len(word) > 1]
@@ -258,9 +321,13 @@ def is_gibberish(text: str) -> bool:
         return True
     if _unsayable(words) and not (set(scripts) == {"LATIN"} and _foreign(text)):
         return True
-    lower = [word for word in words if not word.istitle()]  # a name may well be unknown
-    unknown = _unknown(lower) or (len(lower) >= 24 and _unknown(lower[-16:]))
-    return letters >= 0.85 and set(scripts) == {"LATIN"} and unknown and not _foreign(text)
+    if letters < 0.85 or set(scripts) != {"LATIN"} or _foreign(text):
+        return False
+    # A name or an acronym may well be unknown.
+    lower = [word for word in words if not word.istitle() and word.isupper() <= text.isupper()]
+    return (_unknown(lower) or (len(lower) >= 24 and _unknown(lower[-16:]))
+            or _invented(text, lower) or (len(lower) >= 30 and _invented(text, lower[-20:]))
+            or _jumbled(text))
 
 
 def _mixed(piece: str) -> bool:
@@ -271,8 +338,41 @@ def _mixed(piece: str) -> bool:
 
 def _unknown(words: Sequence[str]) -> bool:
     few = known_share(words) <= (0.25 if len(words) >= 10 else 0)
+    exact = sum(word.lower() in _vocabulary() for word in words)
+    if len(words) >= 10 and exact <= 0.15 * len(words):
+        return True  # no misspelling, if it befalls all words
     longer = [word for word in words if len(word) > 2]  # chance makes short words out of letters
     return (len(words) >= 6 and few) or (len(longer) >= 8 and known_share(longer) <= 0.2)
+
+
+def _invented(text: str, words: Sequence[str]) -> bool:
+    """In sentences, no mere list: about half of the words that carry content are unknown, to
+    the end."""
+    content = [word for word in words if len(word) > 3 and word.lower() not in UNFINISHED]
+    return (4 * text.count(",") < len(text.split()) and len(content) >= 6
+            and known_share(content) < 0.55 and known_share(content[-8:]) < 0.75)
+
+
+def _jumbled(text: str) -> bool:
+    """Small words that never follow one another do: twice or more, and one word in forty."""
+    count = len(JUMBLE.findall(text))
+    last = " ".join(text.split()[-24:])
+    return 2 <= count >= len(text.split()) / 40 or len(JUMBLE.findall(last)) >= 3
+
+
+def _wrongly_closed(text: str) -> bool:
+    """Two brackets or more, a tenth of all, close one of another kind; intervals (0, 1] aside."""
+    text = re.sub(r"[\[(][^\[\](){}]*,[^\[\](){}]*[\])]", "", EMOTICON.sub("", text))
+    opened, wrong = [], 0
+    brackets = re.findall(r"[\[\](){}]", text)
+    for c in brackets:
+        if c in "([{":
+            opened.append(c)
+        elif opened and opened[-1] + c in ("()", "[]", "{}"):
+            opened.pop()
+        else:
+            wrong += bool(opened)
+    return wrong >= 2 and 10 * wrong >= len(brackets)
 
 
 def _unsayable(words: Sequence[str]) -> bool:
@@ -302,12 +402,26 @@ def _kind(c: str) -> str:
 
 
 def known_share(words: Sequence[str]) -> float:
-    """Share of words that stand in the course's own English texts, or `CHAT`: 1 minus the OOV rate.
-
-    Those texts hold a few thousand words; ordinary English finds more than half of its words there.
+    """Share of words that are English, as they stand, with an ending, with two letters swapped or
+    one not doubled: 1 minus the OOV rate. The words are those of pyspellchecker that are not rare,
+    the course's own and `CHAT`.
     """
-    known = [word in _vocabulary() or word in CHAT for word in map(str.lower, words)]
+    known = [_is_known(word) for word in map(str.lower, words)]
     return sum(known) / len(known) if known else 1.0
+
+
+@functools.lru_cache(100_000)
+def _is_known(word: str) -> bool:
+    known, stem = _vocabulary(), ENDING.sub("", word)
+    forms = [word, stem, stem + "e"] if len(stem) > 2 else [word]
+    for i in range(len(word) - 1):
+        forms += [word[:i] + word[i + 1] + word[i] + word[i + 2 :], word[:i] + word[i] + word[i:]]
+    return word in CHAT or bool(LEARNED.fullmatch(word)) or any(form in known for form in forms)
+
+
+@functools.cache
+def _sorted_vocabulary() -> list[str]:
+    return sorted(_vocabulary())
 
 
 @functools.cache
@@ -318,24 +432,39 @@ def _vocabulary() -> frozenset[str]:
         with gzip.open(ROOT / "data/demonstrations/train.jsonl.gz", "rt", encoding="utf-8") as f:
             yield from f
 
-    return frozenset(word.lower() for line in lines() for value in json.loads(line).values()
-                     if isinstance(value, str) for word in LETTERS.findall(value))
+    own = {word.lower() for line in lines() for value in json.loads(line).values()
+           if isinstance(value, str) for word in LETTERS.findall(value)}
+    from spellchecker import SpellChecker
+
+    listed = {word for word, times in SpellChecker(language="en").word_frequency.items()
+              if times >= COMMON and len(word) > 2}
+    return frozenset(own | listed) - PIECES
 
 
 def _foreign(text: str) -> bool:
     """Whether the text seems to be in a Latin-written language other than English: accents on two
-    letters of a hundred, or a fifth of the words function words of one language."""
+    letters of a hundred, or a sixth of the words common words of one language, more than there
+    are small English words."""
     accents = sum(c > "\x7f" and c.isalpha() for c in text)
-    words = [word.lower() for word in LETTERS.findall(text)]
-    return accents > 0.02 * len(text) or any(
-        sum(word in own for word in words) >= len(words) / 5 for own in _function_words())
+    words = Counter(word.lower() for word in LETTERS.findall(text))
+    languages: Counter[str] = Counter()
+    for word, times in words.items():
+        languages.update({language: times for language in _languages().get(word, ())})
+    common = max(languages.values(), default=0)
+    return accents > 0.02 * len(text) or (
+        common >= words.total() / 6 and common > sum(words[word] for word in UNFINISHED))
 
 
 @functools.cache
-def _function_words() -> list[frozenset[str]]:
-    """Of languages and dialects in Latin letters."""
+def _languages() -> dict[str, list[str]]:
+    """Languages and dialects in Latin letters in which a word is common."""
     rows = json.loads((ROOT / "data" / "function_words.json").read_text(encoding="utf-8"))
-    return [frozenset(words.split()) for words in rows.values()]
+    found: dict[str, list[str]] = {}
+    for language, words in rows.items():
+        for word in words.split():
+            if len(word) > 1:
+                found.setdefault(word, []).append(language)
+    return found
 
 
 def _script(word: str) -> str:
@@ -348,8 +477,8 @@ def is_cut_off(text: str) -> bool:
     """It stops in mid-sentence, in mid-word or with something left open.
 
     A missing full stop alone is no sign: lists, signatures, addresses and careless writers have
-    none. It is one where a writer who ended the sentences before, or began with a capital letter,
-    has let the last one grow long.
+    none. It is one where a writer who ended the sentences or list items before, or began with a
+    capital letter, has let the last one grow long: the longer, the fewer sentences were ended.
     """
     text = URL.sub("🔗", EMOTICON.sub("🙂", _plain(text))).rstrip()
     text = ABBREVIATION.sub(lambda m: m[0].replace(".", ""), text)
@@ -371,26 +500,56 @@ def is_cut_off(text: str) -> bool:
     words = WORD.findall(line)
     if words and re.search(r"[,、\\-]$|\s[=+&/<>|]+$", text):
         return not line.startswith("|")
-    last = SENTENCE_END.split(line)[-1]
+    if re.search(r"(?:(?:^|[\s(])`|\*\*(?=[^\s*]))[^`*]+\Z", line) and (
+            line.count("`") % 2 or line.count("**") % 2):
+        return True
+    last = SENTENCE_END.split(line)[-1].strip()
     token = last.split()[-1].lstrip("\"'“‘(") if last.split() else ""
-    if token.lower() in UNFINISHED and token not in ("A", "I") and not (
-            ASKS.match(last) or SHORT.fullmatch(last.strip())):
+    foreign = _foreign(text)
+    unfinished = UNFINISHED_ABROAD if foreign else UNFINISHED
+    named = " ".join(last.split()[-2:]).istitle() and " " in last  # The Who
+    if not named and token.lower() in unfinished and token not in ("A", "I") and not (
+            ASKS.match(last) or SHORT.fullmatch(last) or STRANDED.search(last)):
         return True
     if PRONOUN.fullmatch(token) or (token.endswith("n't") and SENTENCE_END.search(text)):
         return True
-    if _begins_a_word(token):
+    if LONE_LETTER.search(last) or SUBJECT.search(last) or _begins_a_word(token, line):
         return True
-    long = 7 if SENTENCE_END.search(text) else 12 if last.lstrip()[:1].isupper() else math.inf
-    if token.islower() and token not in _vocabulary() and not _foreign(text):
-        long -= 3  # a word that is new may be the first half of one
-    return token.isalpha() and len(WORD.findall(last)) >= long
+    new = token.islower() and token not in _vocabulary() and not foreign  # half a word, perhaps
+    return token.isalpha() and len(WORD.findall(last)) + 3 * new >= _long(text, line, foreign)
 
 
-def _begins_a_word(word: str) -> bool:
-    """An unknown word in lower case that some known word goes on from: `inter`, `subst`."""
-    known = _vocabulary()
-    return (len(word) > 1 and word.isalpha() and word.islower() and word not in known
-            and any(other.startswith(word) for other in known))
+def _long(text: str, line: str, foreign: bool) -> float:
+    """With how many words a sentence must have ended, to judge by those before it."""
+    *above, _ = text.split("\n")
+    if item := ITEM.match(line) or STEP.match(line):
+        others = [other for other in above if ITEM.match(other) or STEP.match(other)]
+        ended = sum(other.rstrip()[-1:] in tuple(".!?") for other in others)
+        if not ended and not FULL_STOP.search(line[item.end():]):
+            return math.inf
+        if ended and ended == len(others):
+            return 3
+    *before, last = FULL_STOP.split(line)
+    first = last.lstrip("\"'“‘(*_ ")[:1]
+    names = [word for word in WORD.findall(last) if len(word) > 3]
+    if not first.isupper() or 4 * sum(map(str.istitle, names)) > 3 * len(names):
+        return math.inf  # written in haste, or a heading
+    whole = sum(len(sentence.split()) >= 3 for sentence in FULL_STOP.split(text)[:-1])
+    if not whole:
+        return 9 if foreign else 13
+    return max(3, 8 - whole) if before else 7
+
+
+def _begins_a_word(word: str, line: str) -> bool:
+    """An unknown word that some known word goes on from: `subst`; with a capital letter (it may be
+    a name) only alone in an item or cell."""
+    low, known = word.lower(), _sorted_vocabulary()
+    alone = len(word) > 3 and re.search(r"(?:^\W*[-*+•|]|\d[.)]|[|*])\W*\w+\Z", line)
+    if not word.isalpha() or len(word) < 2 or not (word.islower() or alone) or low in CHAT:
+        return False
+    place = bisect.bisect_left(known, low)
+    return low not in known[place : place + 1] and known[place : place + 1] != [] and (
+        known[place].startswith(low))
 
 
 def _open_tag(text: str) -> bool:

@@ -21,6 +21,7 @@ COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "datasets": "4.0.0", "nump
          "ipywidgets": "7.7.1", "ipykernel": "6.17.1"}
 # import name: distribution, where they differ
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn",
+                 "spellchecker": "pyspellchecker",
                  "IPython": "ipykernel", "cycler": "matplotlib"}
 
 

@@ -13,10 +13,10 @@ from helpers import quality
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
-EXAMPLES, HARD, BLIND = (
+EXAMPLES, HARD, WIDE, BLIND, HELD_OUT, UNSEEN = (
     [json.loads(line) for line in
      (ROOT / f"tests/quality/{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    for name in ("examples", "hard", "blind"))
+    for name in ("examples", "hard", "wide", "blind", "heldout", "unseen"))
 TESTS = {"empty": quality.is_empty, "repetition": quality.is_repetitive,
          "gibberish": quality.is_gibberish, "cut_off": quality.is_cut_off,
          "echo": quality.is_echo}
@@ -34,32 +34,67 @@ def precision_and_recall(rows):
 
 
 def surface(row):
-    """All but words in a jumble, each of them right: no rule on the surface sees those."""
+    """All but words in a jumble, each of them right: rules on the surface see few of those."""
     return row.get("note") != "word salad"
 
 
 @pytest.mark.parametrize("kind", quality.FAULTS)
 def test_precision_and_recall_on_the_labelled_texts(kind):
-    """Development material, all of it: the rules were made and mended with these texts at hand, so
-    the floors keep what was reached and say nothing of texts by another author."""
+    """Development material: the rules were made and mended with these texts at hand, so the floors
+    keep what was reached and say nothing of texts by another author."""
     for rows, floor in ((EXAMPLES, 0.95), (HARD, 1)):
         rows = [row for row in rows if row["kind"] == kind and surface(row)]
         assert min(sum(row["fault"] for row in rows), sum(not row["fault"] for row in rows)) >= 20
         assert min(precision_and_recall(rows)) >= floor
 
 
-@pytest.mark.parametrize(("kind", "precision", "recall"), [
-    ("empty", 1, 1), ("repetition", 1, 1), ("gibberish", 0.9, 0.9), ("cut_off", 0.9, 0.95),
-    ("echo", 1, 0.95)])
-def test_precision_and_recall_on_texts_that_no_rule_was_made_with(kind, precision, recall):
-    """20 faulty and 20 sound texts of each kind by an author who had not seen a rule, tried once.
+@pytest.mark.parametrize("kind", ["gibberish", "cut_off"])
+def test_precision_and_recall_on_many_kinds_of_texts(kind):
+    """Development material too; some of these are out of the reach of any rule on the surface."""
+    rows = [row for row in WIDE if row["kind"] == kind and surface(row)]
+    assert min(precision_and_recall(rows)) >= 0.82
 
-    What is asked here is what came out. Gibberish and cut-off texts are short of the .95 that was
-    the aim: invented English words and broken code pass, Scots and Swahili do not, nor a
-    numbered list or a chat message without its full stop. No rule may be mended by these texts.
+
+@pytest.mark.parametrize(("kind", "precision", "recall"), [
+    ("empty", 1, 1), ("repetition", 1, 1), ("gibberish", 1, 1), ("cut_off", 1, 1),
+    ("echo", 1, 0.95)])
+def test_precision_and_recall_on_texts_that_were_blind_once(kind, precision, recall):
+    """20 faulty and 20 sound texts of each kind by an author who had not seen a rule.
+
+    Tried once they gave .90 and .90 for gibberish, .90 and .95 for cut-off texts. What was missed
+    (invented English words, broken code, Scots, Swahili, a list or a chat message without its full
+    stop) has been read and mended since, so that these texts are development material now.
     """
     rows = [row for row in BLIND if row["kind"] == kind]
     assert [sum(row["fault"] is fault for row in rows) for fault in (True, False)] == [20, 20]
+    found_precision, found_recall = precision_and_recall(rows)
+    assert found_precision >= precision and found_recall >= recall
+
+
+@pytest.mark.parametrize(("kind", "precision", "recall"), [
+    ("gibberish", 0.86, 0.73), ("cut_off", 0.88, 0.88)])
+def test_precision_and_recall_on_texts_held_out(kind, precision, recall):
+    """Every second text of a list of kinds, drawn before a rule was mended by the others.
+
+    What is asked is what came out. The author of the rules wrote them, and wrote them to be hard:
+    correct words in a jumble and lists that stop in a whole word are among them. No rule may be
+    mended by these texts.
+    """
+    found_precision, found_recall = precision_and_recall(
+        [row for row in HELD_OUT if row["kind"] == kind])
+    assert found_precision >= precision and found_recall >= recall
+
+
+@pytest.mark.parametrize(("kind", "precision", "recall"), [
+    ("gibberish", 1, 0.62), ("cut_off", 0.92, 0.92)])
+def test_precision_and_recall_on_texts_by_another_author(kind, precision, recall):
+    """80 faulty and 80 sound texts of each kind, by an author who had not seen a rule; tried once.
+
+    What is asked is what came out. The rules before these had 1 and .36, and .86 and .95. What is
+    missed of gibberish is words in a jumble, each of them right. No rule may be mended by them.
+    """
+    rows = [row for row in UNSEEN if row["kind"] == kind]
+    assert [sum(row["fault"] is fault for row in rows) for fault in (True, False)] == [80, 80]
     found_precision, found_recall = precision_and_recall(rows)
     assert found_precision >= precision and found_recall >= recall
 
@@ -76,10 +111,29 @@ def test_neighbours_of_the_labelled_texts(text, fault):
     assert quality.faults(text) == fault
 
 
-def test_correct_words_in_a_jumble_pass_and_the_module_says_so():
-    salad = [row for row in EXAMPLES if not surface(row)]
-    assert len(salad) == 6 and not any(map(found, salad))
-    assert "correct words without sense pass here" in " ".join(quality.__doc__.split())
+def test_correct_words_in_a_jumble_are_found_by_their_small_words_alone():
+    assert quality.is_gibberish("The the of is and at my to river they of with was.")
+    assert not quality.is_gibberish("Purple ideas sleep below furious Monday; bananas sign oceans.")
+    assert not quality.is_gibberish("I have to go to the the shop.")  # one slip is no gibberish
+    assert "of correct words in a jumble only those are found" in " ".join(quality.__doc__.split())
+
+
+@pytest.mark.parametrize(("text", "is_fault"), [
+    ("Tell the gremlock that a vestral was fornicked by the brindel, or hempse will morrel.", True),
+    ("Mitochondrial phosphorylation requires ubiquinone, cytochrome and a gradient.", False),
+    ("teh problm is taht you forgto to plug it in befor you prest the buton", False)])
+def test_invented_words_differ_from_learned_and_from_misspelled_ones(text, is_fault):
+    assert quality.is_gibberish(text) is is_fault
+
+
+@pytest.mark.parametrize(("text", "is_fault"), [
+    ("1. Open the lid\n2. Wait for the light to turn green", False),
+    ("1. Open the lid.\n2. Wait for the light to turn green", True),
+    ("omg yes! that was so good. we should go there again next week", False),
+    ("That was good. We ate it all. Then we all went there again", True),
+    ("Ten Ways to Save Money on Your Next Holiday", False)])
+def test_the_sentences_before_tell_whether_a_missing_full_stop_is_a_sign(text, is_fault):
+    assert quality.is_cut_off(text) is is_fault
 
 
 NAIVE = {  # what first comes to mind
@@ -142,6 +196,10 @@ def cut(text, rng):
     return text[:start] + inner[: rng.randint(fourth, max(fourth, len(inner) - 1))]
 
 
+def reordered(text, rng):
+    return " ".join(rng.sample(text.split(), len(text.split())))
+
+
 def looping(text, rng):
     words = text.split()
     start = rng.randrange(3, len(words) - 4)
@@ -154,12 +212,13 @@ def last_again(text, rng):
 
 
 @pytest.mark.parametrize(("kind", "breaks", "recall"), [
-    ("gibberish", shuffled, 0.95), ("gibberish", respaced, 0.95), ("repetition", looping, 0.95),
-    ("repetition", last_again, 0.95), ("cut_off", cut, 0.8)])
+    ("gibberish", shuffled, 0.95), ("gibberish", respaced, 0.95), ("gibberish", reordered, 0.5),
+    ("repetition", looping, 0.95), ("repetition", last_again, 0.95), ("cut_off", cut, 0.8)])
 def test_whole_answers_broken_on_purpose_are_found_and_whole_ones_are_not(
         kind, breaks, recall, real_data):
     """Texts that no rule was made with. A cut answer that looks whole cannot be told from one:
-    there the recall of .95 is not reached, and a model's own end token is the better witness."""
+    there the recall of .95 is not reached, and a model's own end token is the better witness. Nor
+    can rules find all words in a jumble."""
     pairs, rng = whole(answers(real_data)), random.Random(0)
     assert len(pairs) >= 100
     broken = [kind in quality.faults(breaks(text, rng)) for _, text in pairs]
