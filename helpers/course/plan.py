@@ -132,11 +132,17 @@ ARCHITECTURES = {
         "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
         "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": Architecture(
+        "llama", 32, 960, 2560, 15, 5, 49152, stored=HALF),
     "Qwen/Qwen2.5-0.5B": Architecture(
         "llama", 24, 896, 4864, 14, 2, 151936, qkv_bias=True, stored=HALF),
     "Qwen/Qwen2.5-1.5B": Architecture(
         "llama", 28, 1536, 8960, 12, 2, 151936, qkv_bias=True, stored=HALF),
+    "Qwen/Qwen2.5-1.5B-Instruct": Architecture(
+        "llama", 28, 1536, 8960, 12, 2, 151936, qkv_bias=True, stored=HALF),
     "Qwen/Qwen2.5-7B": Architecture(
+        "llama", 28, 3584, 18944, 28, 4, 152064, tied=False, qkv_bias=True, stored=HALF),
+    "Qwen/Qwen2.5-7B-Instruct": Architecture(
         "llama", 28, 3584, 18944, 28, 4, 152064, tied=False, qkv_bias=True, stored=HALF),
 }
 FAMILIES = {"gpt2": "gpt2", "gpt_neo": "gpt_neo", "gpt_neox": "gpt_neox", "llama": "llama",
