@@ -484,20 +484,27 @@ def _beyond_ppo(settings: Settings, way: Way, reward: Way, scored: int) -> list[
            *read("reward model", judge, reward, scored, length)]
     rloo = _learner(settings, way, reward, scored, min(ppo.micro_batch_size, half), half)
 
-    theirs = replace(way, autocast=False, scores=False)  # TRL's are told to leave it
-    number = TRL_LOGITS * (HALF if way.rank and way.frozen == HALF and not way.nf4 else FLOAT)
-    read_whole = min(length, settings.reward.max_length)
-    dpo_trl = [*trained("policy", shape, "text", theirs, 2 * own.rows, read_whole,
-                        number * 2 * own.rows * read_whole * shape.vocabulary),
-               *sampled("policy", shape, theirs, ASKED_AT_ONCE, length),
-               *_reference(shape, way)]
-    rloo_trl = [*trained("policy", shape, "text", theirs, own.rows, length,
-                         number * own.rows * ppo.max_new_tokens * shape.vocabulary,
-                         half > own.rows),
-                *sampled("policy", shape, theirs, max(own.batch_size, ASKED_AT_ONCE), length),
-                *read("reward model", judge, reward, scored, length),
-                *_reference(shape, way)]
+    whole = min(length, settings.reward.max_length)
+    dpo_trl = [*with_trl(shape, way, 2 * own.rows, whole, whole),
+               *sampled("policy", shape, way, ASKED_AT_ONCE, length)]
+    rloo_trl = [*with_trl(shape, way, own.rows, length, ppo.max_new_tokens, half > own.rows),
+                *sampled("policy", shape, way, max(own.batch_size, ASKED_AT_ONCE), length),
+                *read("reward model", judge, reward, scored, length)]
     return max(([*always, *part] for part in (dpo, rloo, dpo_trl, rloo_trl)), key=peak)
+
+
+def with_trl(
+    shape: Architecture, way: Way, rows: int, length: int, predicted: int, accumulates: bool = False
+) -> list[Component]:
+    """A policy in TRL's `DPOTrainer` or `RLOOTrainer` as notebook 08 has them, and its reference.
+
+    `predicted`: positions of each row whose logits are made, DPO's all, RLOO's the answer's.
+    """
+    theirs = replace(way, autocast=False, scores=False)  # they are told to leave it
+    number = HALF if way.rank and way.frozen == HALF and not way.nf4 else FLOAT
+    return [*trained("policy", shape, "text", theirs, rows, length,
+                     TRL_LOGITS * number * rows * predicted * shape.vocabulary, accumulates),
+            *_reference(shape, way)]
 
 
 def _over_optimisation(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:

@@ -199,6 +199,21 @@ def test_the_plan_is_what_training_takes(task):
     assert full > lora > nf4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "rloo"])
+def test_the_plan_is_what_trls_trainers_of_notebook_08_take(method):
+    """SmolLM2's size, random weights, two steps on a CPU, with the reference."""
+    name, rows, prompt, response = "HuggingFaceTB/SmolLM2-135M", 4, 48, 48
+    megabytes = measure_alone(str(SCRIPT.with_name("trl_memory.py")), name, method, rows, prompt,
+                              response)["megabytes"]
+    length = prompt + response
+    told = plan.peak(plan.with_trl(
+        plan.ARCHITECTURES[name], plan.Way(), rows, length,
+        length if method == "dpo" else response)) / 2**20
+    print(f"{method}: {megabytes:.0f} MB measured, {told:.0f} planned")
+    assert told == pytest.approx(megabytes, rel=0.2)
+
+
 @pytest.mark.parametrize("name", ["openai-community/gpt2", "Qwen/Qwen2.5-7B"])
 @pytest.mark.parametrize("task", ["text", "score"])
 def test_full_takes_more_than_lora_and_lora_more_than_four_bits(name, task):

@@ -5,9 +5,9 @@
 Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
 cuts rows, steps, lengths and batches and nothing else; `distilgpt2` is the README's line for a
 reward model on it, with the same cuts. After each notebook it is asked what was active (dtype,
-adapters, four-bit modules, head) and which files were fetched, the AI judge's by 10. Profiles run side by side, each
-against a hub of its own, in one thread. Prints a table and writes `runs/hub/summary.json`; exit
-status 1 when anything is not as the profile says.
+adapters, four-bit modules, head) and which files were fetched, the AI judge's by 10. Profiles run
+side by side, each against a hub of its own, in one thread. Prints a table and writes
+`runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
 """
 
 from __future__ import annotations
