@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers import evaluation
+from helpers import evaluation, models
 from helpers.data import plain_prompt, render_prompt
 from helpers.engine.tokens import CHAT, encode_prompts, text_ids, use_chat_template
 from helpers.errors import UserError
@@ -47,8 +47,6 @@ def load(settings: Settings) -> tuple[Any, Any]:
     Raises:
         UserError: the folder or hub id is not to be had, or damaged, or holds something else.
     """
-    from helpers import models
-
     source = settings.models.judge
     if source == "sft":
         model, tokenizer = models.load_stage(settings, "sft")
@@ -60,8 +58,6 @@ def load(settings: Settings) -> tuple[Any, Any]:
 
 def _chats(source: str) -> bool:
     """Whether a model brings a chat template that ends an answer."""
-    from helpers import models
-
     tokenizer = models.load_tokenizer(source)
     try:
         use_chat_template(tokenizer)

@@ -69,7 +69,7 @@ def train(shape, method, rows, prompt, response, steps=2):
 
 def main(shape, method, rows, prompt, response):
     torch.set_num_threads(1)
-    train(TINY["llama"], method, 4, 8, 8)
+    train(TINY[shape.family], method, 4, 8, 8)
     give_back()
     before = tree_memory(os.getpid())
     with Memory(os.getpid(), every=0.003) as memory:
