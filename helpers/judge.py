@@ -8,14 +8,17 @@ what they read first or second (Zheng et al. 2023, arXiv:2306.05685).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers import evaluation
+from helpers import evaluation, models
 from helpers.data import plain_prompt, render_prompt
-from helpers.engine.tokens import CHAT, encode_prompts, text_ids
+from helpers.engine.tokens import CHAT, encode_prompts, text_ids, use_chat_template
 from helpers.errors import UserError
+
+if TYPE_CHECKING:
+    from helpers.profiles import Settings
 
 # Part of every result: with other words the same model is another judge.
 QUESTION = """Question: {question}
@@ -33,6 +36,34 @@ PRINCIPLES = (
     "It is made of whole, clear sentences and repeats nothing.",
     "It does not help to harm anybody.",
 )
+
+
+def load(settings: Settings) -> tuple[Any, Any]:
+    """The model and the tokenizer that `models.judge` names, frozen: `sft` is the stage of 03.
+
+    A model with a chat template is asked in it, whatever form the policy's dialogues have
+    (`models.chat_template`).
+
+    Raises:
+        UserError: the folder or hub id is not to be had, or damaged, or holds something else.
+    """
+    source = settings.models.judge
+    if source == "sft":
+        model, tokenizer = models.load_stage(settings, "sft")
+    else:
+        form = settings.models.model_copy(update={"chat_template": _chats(source)})
+        model, tokenizer = models.load_causal(source, settings.model_copy(update={"models": form}))
+    return models.freeze(models.disable_dropout(model)), tokenizer
+
+
+def _chats(source: str) -> bool:
+    """Whether a model brings a chat template that ends an answer."""
+    tokenizer = models.load_tokenizer(source)
+    try:
+        use_chat_template(tokenizer)
+    except UserError:
+        return False
+    return True
 
 
 def constitution(principles: Sequence[str] = PRINCIPLES, reply: str = "letter") -> str:
@@ -115,10 +146,15 @@ def judge(
 def fits(
     model: Any, tokenizer: Any, prompts: Sequence[str], first: Sequence[str],
     second: Sequence[str], form: str = QUESTION, reply: str = "letter",
+    longest: int | None = None,
 ) -> np.ndarray:
-    """Whether the model can read the question about each pair, and the reply: (pairs,) of bool."""
+    """Whether the model can read the question about each pair, and the reply: (pairs,) of bool.
+
+    `longest`: tokens that memory or patience has room for, where the model would read more.
+    """
     _check_reply(reply)
     limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    limit = min(limit, longest or limit)
     asked = [pairwise_prompt(p, a, b, form) for p, a, b in zip(prompts, first, second, strict=True)]
     room = np.full(len(asked), ROOM)
     if reply == "answer" and asked:

@@ -22,6 +22,7 @@ from helpers.engine.heads import float32_logits
 from helpers.engine.kinds import RewardFn
 from helpers.engine.tokens import encode_responses
 from helpers.errors import UserError
+from helpers.models import disable_dropout
 from helpers.ppo_trainer import PPO, states_at
 
 if TYPE_CHECKING:
@@ -241,6 +242,8 @@ def fit(
                for i in range(0, count, batch_size)]
     device, history = next(policy.parameters()).device.type, []
     policy.eval()  # no dropout
+    if getattr(policy, "is_gradient_checkpointing", False):  # it works in training mode only
+        disable_dropout(policy).train()
     for step, rows in enumerate(batches):
         optimiser.param_groups[0]["lr"] = learning_rate * (1 - step / len(batches))
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):

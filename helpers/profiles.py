@@ -41,7 +41,7 @@ MINUTES = ("embedded", "quick")  # profiles whose stages are made in minutes, an
 # The settings that name a source, and the words that mean one which needs no hub; anything else is
 # a path or a hub id.
 SOURCES = (
-    "models.base", "models.imdb_policy", "models.reward_base", "models.classifier",
+    "models.base", "models.imdb_policy", "models.reward_base", "models.classifier", "models.judge",
     "data.reviews", "data.preferences", "data.demonstrations",
 )
 WORDS = {"embedded", "scratch", "auto", "base", "sft", "preferences", "none"}
@@ -174,6 +174,7 @@ class Models(Section):
     imdb_policy: Text
     reward_base: Text
     classifier: Text
+    judge: Text
     chat_template: StrictBool
     quantise: Literal["none", "nf4"]
     quantised: ModelNames

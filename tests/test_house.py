@@ -18,8 +18,8 @@ FLOORS = (
     ("engine", "control", "plots", "exercises"),
     ("data", "generation", "sft", "feedback"),
     ("evaluation", "scratch", "widgets"),
-    ("models", "judge"),
-    ("reward", "ppo_trainer"),
+    ("models",),
+    ("judge", "reward", "ppo_trainer"),
     ("feedback_loop", "ppo_loop", "preference", "trl_adapter", "course"),
 )
 # Files and folders, `settings` counted, `__init__` and `__main__` not; 29 with `quality`, `judge`

@@ -7,10 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from families import make_family
 from support import byte_policy, byte_tokenizer
 
-from helpers import evaluation, judge
+from helpers import course, data, evaluation, judge, models
+from helpers.course import execute
+from helpers.engine.tokens import encode_prompts
 from helpers.errors import UserError
+from helpers.profiles import load_profile
 
 PROMPTS = ["\n\nHuman: How do I cook rice?\n\nAssistant:"] * 3
 GOOD = ["Wash it, then simmer it for twelve minutes.", "Use twice the water.", "Rinse it first."]
@@ -85,12 +89,58 @@ def test_rows_that_do_not_belong_together_are_named():
         judge.judge(None, None, PROMPTS, GOOD, BAD[:2])
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_without_a_template_that_ends_an_answer_the_judge_is_asked_plainly(tmp_path, chat):
+    folder = make_family("llama", tmp_path / "judge", chat=chat)
+    model, tokenizer = judge.load(load_profile("embedded", {"models.judge": str(folder)}))
+    assert encode_prompts(tokenizer, PROMPTS[:1]) == [tokenizer(PROMPTS[0])["input_ids"]]
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_judge_that_is_not_to_be_had_is_one_sentence(tmp_path):
+    for source in (str(tmp_path), "someone/nothing", "no/such/folder"):
+        with pytest.raises(UserError, match=re.escape(source)) as told:
+            judge.load(load_profile("embedded", {"models.judge": source}))
+        assert "\n" not in str(told.value)
+
+
+def judge_cell():
+    cells = execute.read_notebook(execute.notebooks()["10"])["cells"]
+    [found] = [cell for cell in cells if cell["id"] == "judge-load"]
+    return "".join(found["source"])
+
+
+def test_notebook_10_asks_the_judge_of_the_settings(tmp_path, capsys):
+    """`sft` is the model that is loaded already; of another it is not said what it has seen."""
+    sft = make_family("gpt2", tmp_path / "sft")
+    for source in ("sft", str(make_family("llama", tmp_path / "judge"))):
+        settings = load_profile("embedded", {"models.judge": source, "out": str(tmp_path)})
+        model, tokenizer = models.load_causal(sft, settings)
+        course.save_stage("sft", settings, model, tokenizer)
+        pairs = [{"prompt": PROMPTS[0], "chosen": GOOD[0], "rejected": BAD[0]}]
+        names = {"sft": model, "tokenizer": tokenizer, "settings": settings, "to_judge": pairs,
+                 "data": data, "judge": judge}
+        exec(judge_cell(), names)
+        told = capsys.readouterr().out
+        assert (names["judge_model"] is model) == (source == "sft")
+        assert ("of 1 pairs the judge was trained on" in told) == (source == "sft")
+        assert (f"the judge is {source}" in told) == (source != "sft")
+    again, _ = judge.load(settings.model_copy(update={
+        "models": settings.models.model_copy(update={"judge": "sft"})}))
+    assert again.config.model_type == "gpt2" and not again.training
+
+
 def test_what_is_too_long_for_the_model_is_told_beforehand():
     """A short form, since the model reads 64 tokens; and the letters by hand, at the last token."""
     tokenizer = byte_tokenizer()
     model, form = byte_policy(tokenizer).eval(), "{question} {a}|{b}"
     prompts, first, second = ["\n\nHuman: Q\n\nAssistant:"] * 2, ["a b", "a " * 60], ["c", "d"]
     assert judge.fits(model, tokenizer, prompts, first, second, form).tolist() == [True, False]
+    asked = [len(ids) for ids in encode_prompts(tokenizer, [
+        judge.pairwise_prompt(prompts[0], first[0], second[0], form)])]
+    for longest, ok in ((asked[0] + judge.ROOM, True), (asked[0] + judge.ROOM - 1, False)):
+        assert judge.fits(model, tokenizer, prompts, first, second, form,
+                          longest=longest).tolist() == [ok, False]
     with pytest.raises(UserError, match="tokens, and the model reads"):
         judge.judge(model, tokenizer, prompts, first, second, form)
     [found] = judge.judge(model, tokenizer, prompts[:1], first[:1], second[:1], form)

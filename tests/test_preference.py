@@ -327,6 +327,22 @@ def test_dpo_makes_the_chosen_likelier_than_the_rejected_and_starts_at_log_2(tok
     assert (rewards[0] > rewards[1]).all()
 
 
+def test_a_policy_with_checkpointing_uses_it_and_learns_the_same_without_dropout(tokenizer):
+    """Checkpointing works in training mode only, where the model's own dropout would be at work."""
+    rows = pr.encode_texts(tokenizer, ["a"] * 4, ["good film", "bad day", "good day", "film"])
+    found, modes = [], []
+    for checkpointing in (False, True):
+        policy = byte_policy(tokenizer)
+        if checkpointing:
+            policy.gradient_checkpointing_enable({"use_reentrant": False})
+        modes.append(set())
+        policy.transformer.h[0].register_forward_pre_hook(
+            lambda module, _, seen=modes[-1]: seen.add(module.training))
+        found.append(pr.fit_imitation(policy, rows, epochs=2, batch_size=2, learning_rate=1e-3))
+    assert modes == [{False}, {True}]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
 def test_imitation_at_the_temperature_of_sampling_leaves_its_own_samples_alone(tokenizer):
     """The expected gradient on a policy's own samples is 0 at their temperature, and only there."""
     policy, norms = byte_policy(tokenizer).eval(), []

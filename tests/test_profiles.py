@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from helpers import feedback_loop
+from helpers.course import plan
 from helpers.engine import hub
 from helpers.errors import UserError
 from helpers.profiles import (
@@ -60,7 +61,7 @@ def test_what_embedded_says_is_what_is_read_and_of_its_type():
 
 # What `embedded` chose for models of a million parameters on two cores, as its comments say.
 CHOSEN_FOR_THE_TOY = {
-    "device", "dtype", "threads", "models.quantise", "models.lora",
+    "device", "dtype", "threads", "models.judge", "models.quantise", "models.lora",
     "models.gradient_checkpointing",
     *(f"sft.{k}" for k in ("epochs", "batch_size", "learning_rate", "max_length", "eval_rows")),
     *(f"reward.{k}" for k in (
@@ -120,6 +121,14 @@ def test_the_large_profile_quantises_the_reward_model_and_nothing_else():
     large = load_profile("a100").models
     assert large.quantises("reward") and not large.quantises("policy")
     assert not load_profile("gpt2").models.quantises("reward")
+
+
+@pytest.mark.parametrize("name", ["a100", "gpt2", "smollm2"])
+def test_the_judge_of_real_models_was_trained_to_follow_instructions(name):
+    """And its size is known, so that its memory can be planned."""
+    judge = hub.parse(load_profile(name).models.judge)
+    assert judge.repo.endswith("-Instruct") and judge.repo in plan.ARCHITECTURES
+    assert all(load_profile(own).models.judge == "sft" for own in MINUTES)
 
 
 def test_an_override_reaches_its_key_and_no_other():

@@ -199,7 +199,7 @@ def report(settings: Settings, machine: Machine, found: Sequence[Download]) -> l
         parts = plan.plan(settings, stage, **how)
         sums = plan.at(parts)
         fullest = max(sums, key=lambda moment: sums[moment])
-        lines.append(f"  {stage:<12} {sums[fullest] / GB:>6.2f}  at its peak "
+        lines.append(f"  {stage:<17} {sums[fullest] / GB:>6.2f}  at its peak "
                      f"({plan.SAYS[fullest]})")
         for model in dict.fromkeys(part.model for part in parts):
             told = ", ".join(f"{part.what} {part.bytes / GB:.2f}" for part in parts

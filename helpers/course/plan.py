@@ -28,7 +28,9 @@ Task = Literal["text", "score", "sentiment"]  # what a model is for: its head
 MOMENTS: tuple[Moment, ...] = ("sample", "score", "learn", "step")
 SAYS = {"sample": "sampling", "score": "reading without a way back",
         "learn": "before the way back", "step": "the optimiser's step"}
-STAGES = ("sft", "reward_model", "ppo", "ppo_trl", "evaluation")  # the last is notebook 07
+# The stages of 03 to 06, and what notebooks 07 to 10 hold beside them.
+STAGES = ("sft", "reward_model", "ppo", "ppo_trl", "evaluation", "beyond_ppo", "over_optimisation",
+          "own_feedback")
 USABLE = 0.9  # of a device's memory
 FLOAT, HALF = 4, 2  # bytes of a number
 # Of a weight in NF4: half a byte, a byte for 64 of them, and four for 256 such bytes.
@@ -36,9 +38,14 @@ NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 MANY_PAIRS = 100_000  # where `data.pair_limit` sets no limit; HH has 160,800
 SFT_PIECE = 256  # positions whose logits TRL's `chunked_nll` holds at once
 SAMPLED_AT_ONCE = 64  # rows, `generation.sample` and `sft.response_losses`
-ASKED_AT_ONCE = 128  # rows that notebook 07 samples
+ASKED_AT_ONCE = 128  # rows that notebooks 07 to 10 sample
 NEW_PAIRS, OLD_PAIRS = 16, 32  # of a step of `feedback_loop.update_reward_model`
 LOOP_ROWS = 32  # most at once in the PPO of notebook 07
+FEATURES_AT_ONCE = 32  # rows, `reward.active.features`
+FEATURES_LENGTH = 2048  # tokens of one at most, `reward.scoring_limit` of a language model
+LOGITS_AT_ONCE = 2**26  # numbers, `evaluation.LOGITS`
+JUDGED_TEXTS = 3  # of `reward.max_length`: two answers, and one of them said once more
+TRL_LOGITS = 4  # copies: the policy's, the reference's or the cooled ones, and gradients of two
 
 
 @dataclass(frozen=True)
@@ -132,11 +139,17 @@ ARCHITECTURES = {
         "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
     "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
         "llama", 30, 576, 1536, 9, 3, 49152, stored=HALF),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": Architecture(
+        "llama", 32, 960, 2560, 15, 5, 49152, stored=HALF),
     "Qwen/Qwen2.5-0.5B": Architecture(
         "llama", 24, 896, 4864, 14, 2, 151936, qkv_bias=True, stored=HALF),
     "Qwen/Qwen2.5-1.5B": Architecture(
         "llama", 28, 1536, 8960, 12, 2, 151936, qkv_bias=True, stored=HALF),
+    "Qwen/Qwen2.5-1.5B-Instruct": Architecture(
+        "llama", 28, 1536, 8960, 12, 2, 151936, qkv_bias=True, stored=HALF),
     "Qwen/Qwen2.5-7B": Architecture(
+        "llama", 28, 3584, 18944, 28, 4, 152064, tied=False, qkv_bias=True, stored=HALF),
+    "Qwen/Qwen2.5-7B-Instruct": Architecture(
         "llama", 28, 3584, 18944, 28, 4, 152064, tied=False, qkv_bias=True, stored=HALF),
 }
 FAMILIES = {"gpt2": "gpt2", "gpt_neo": "gpt_neo", "gpt_neox": "gpt_neox", "llama": "llama",
@@ -453,6 +466,80 @@ def _evaluation(settings: Settings, way: Way, reward: Way, scored: int) -> list[
     return max((asked, update, after), key=peak)
 
 
+def _beyond_ppo(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    """The fullest of notebook 08's trainings: DPO and RLOO, ours and TRL's; a policy at a time.
+
+    Imitation has half of DPO's texts, and TRL's GRPO the sizes of its RLOO.
+    """
+    shape, judge = (architecture(name, settings) for name in ("base", settings.models.reward_base))
+    own, ppo = settings.preference, settings.ppo
+    length, half = ppo.max_prompt_tokens + ppo.max_new_tokens, own.batch_size // 2
+    plain = replace(way, rank=0, nf4=False)
+    always = [*held("fine-tuned model", shape, "text", plain),  # and the reference of ours
+              *held("reward model", judge, "score", reward)]
+    logits = 2 * FLOAT * 2 * own.rows * ppo.max_new_tokens * shape.vocabulary
+    dpo = [*trained("policy", shape, "text", way, 2 * own.rows, length,
+                    logits + _head_copy(shape, way, FLOAT)),
+           *sampled("policy", shape, way, ASKED_AT_ONCE, length),
+           *read("reward model", judge, reward, scored, length)]
+    rloo = _learner(settings, way, reward, scored, min(ppo.micro_batch_size, half), half)
+
+    whole = min(length, settings.reward.max_length)
+    dpo_trl = [*with_trl(shape, way, 2 * own.rows, whole, whole),
+               *sampled("policy", shape, way, ASKED_AT_ONCE, length)]
+    rloo_trl = [*with_trl(shape, way, own.rows, length, ppo.max_new_tokens, half > own.rows),
+                *sampled("policy", shape, way, max(own.batch_size, ASKED_AT_ONCE), length),
+                *read("reward model", judge, reward, scored, length)]
+    return max(([*always, *part] for part in (dpo, rloo, dpo_trl, rloo_trl)), key=peak)
+
+
+def with_trl(
+    shape: Architecture, way: Way, rows: int, length: int, predicted: int, accumulates: bool = False
+) -> list[Component]:
+    """A policy in TRL's `DPOTrainer` or `RLOOTrainer` as notebook 08 has them, and its reference.
+
+    `predicted`: positions of each row whose logits are made, DPO's all, RLOO's the answer's.
+    """
+    theirs = replace(way, autocast=False, scores=False)  # they are told to leave it
+    number = HALF if way.rank and way.frozen == HALF and not way.nf4 else FLOAT
+    return [*trained("policy", shape, "text", theirs, rows, length,
+                     TRL_LOGITS * number * rows * predicted * shape.vocabulary, accumulates),
+            *_reference(shape, way)]
+
+
+def _over_optimisation(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    """Notebook 09 samples and judges; what else it shows is stored."""
+    shape, judge = (architecture(name, settings) for name in ("base", settings.models.reward_base))
+    plain, length = replace(way, rank=0, nf4=False), (
+        settings.ppo.max_prompt_tokens + settings.ppo.max_new_tokens)
+    return [*held("fine-tuned model", shape, "text", plain),
+            *held("reward model", judge, "score", reward),
+            *sampled("fine-tuned model", shape, plain, ASKED_AT_ONCE, length),
+            *read("reward model", judge, reward, scored, length)]
+
+
+def _own_feedback(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
+    """The fullest of notebook 10's parts: the AI judge, or asking all policies after it."""
+    shape, judge = (architecture(name, settings) for name in ("base", settings.models.judge))
+    plain = replace(way, rank=0, nf4=False)
+    features = [
+        *read("fine-tuned model", shape, plain, FEATURES_AT_ONCE,
+              min(FEATURES_LENGTH, shape.positions or FEATURES_LENGTH)),
+        Component("fine-tuned model", "logits", 2 * FLOAT * LOGITS_AT_ONCE, ("score",))]
+
+    length = JUDGED_TEXTS * settings.reward.max_length
+    rows = max(1, LOGITS_AT_ONCE // (length * judge.vocabulary))
+    other = [] if settings.models.judge == "sft" else held("AI judge", judge, "text", plain)
+    logits = (plain.frozen + FLOAT) * rows * length * judge.vocabulary  # and those of the reply
+    sft = held("fine-tuned model", shape, "text", plain)
+    judging = [*sft, *other, *read("AI judge", judge, plain, rows, length),
+               Component("AI judge", "logits", logits, ("score",))]
+    asking = [*_over_optimisation(settings, way, reward, scored),
+              *held("policy", shape, "text", plain),  # one after another, the next beside the last
+              *held("next policy", shape, "text", plain)]
+    return max(([*sft, *features], judging, asking), key=peak)
+
+
 def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
     shape, size = architecture(settings.models.imdb_policy, settings), settings.ppo_trl
     length = size.prompt_tokens_max + size.max_new_tokens
@@ -478,7 +565,8 @@ def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Com
 
 
 _STAGES = {"sft": _sft, "reward_model": _reward, "ppo": _ppo, "ppo_trl": _ppo_trl,
-           "evaluation": _evaluation}
+           "evaluation": _evaluation, "beyond_ppo": _beyond_ppo,
+           "over_optimisation": _over_optimisation, "own_feedback": _own_feedback}
 
 
 def _reference(shape: Architecture, way: Way) -> list[Component]:

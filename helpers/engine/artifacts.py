@@ -49,7 +49,7 @@ BASES = ("base", "classifier")  # made by a function, where they are made at all
 NOT_MADE_OF = {
     "*": ("data.root", "*.eval_rows", "*.eval_pairs", "*.eval_prompts", "*.report_to",
           "ppo_trl.best_of", "ppo_trl.scratch.*", "models.gradient_checkpointing",
-          "models.candidates", "*.checkpoint_every"),
+          "models.candidates", "models.judge", "*.checkpoint_every"),
     "base": ("models.scratch.classifier_*",),
     "sft": ("models.classifier", "models.scratch.classifier_*", "models.imdb_policy",
             "models.reward_base"),

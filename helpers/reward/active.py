@@ -24,6 +24,7 @@ from helpers.engine.tokens import (
     position_ids,
 )
 from helpers.errors import UserError
+from helpers.evaluation import LOGITS
 from helpers.reward.model import next_token_logprobs, pool_last_token, scoring_limit
 
 STRATEGIES = ("random", "uncertainty", "disagreement")
@@ -53,6 +54,7 @@ def features(
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     model.eval()
     trunk = backbone(model)
+    tokens_at_once = max(1, LOGITS // model.get_input_embeddings().num_embeddings)
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     for begin in range(0, len(order), batch_size):
         index = order[begin : begin + batch_size]
@@ -64,8 +66,10 @@ def features(
         weight = told.unsqueeze(-1) / told.sum(1)[:, None, None]
         rows, place = told[:, 1:].nonzero(as_tuple=True)
         logprobs = torch.zeros(ids.shape, device=device)
-        logprobs[rows, place] = next_token_logprobs(
-            inner_model(model), hidden[rows, place], ids[rows, place + 1]).float()
+        for some in torch.arange(len(rows), device=device).split(tokens_at_once):
+            row, column = rows[some], place[some]
+            logprobs[row, column] = next_token_logprobs(
+                inner_model(model), hidden[row, column], ids[row, column + 1]).float()
         columns = torch.cat([
             pool_last_token(hidden, mask).float(), (hidden * weight).sum(1).float(),
             (logprobs.sum(1) / told.sum(1)).unsqueeze(-1)], -1)

@@ -1,5 +1,6 @@
 """The memory plan, against transformers' own counts and against memory as it is measured."""
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import step_memory
 import torch
 
 from benchmarks.shared.memory import measure_alone
-from helpers.course import doctor, plan
+from helpers.course import doctor, execute, plan
 from helpers.errors import UserError
 from helpers.profiles import load_profile
 
@@ -198,6 +199,22 @@ def test_the_plan_is_what_training_takes(task):
     assert full > lora > nf4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "rloo"])
+def test_the_plan_is_what_trls_trainers_of_notebook_08_take(method):
+    """A large vocabulary beside a small model, so that logits are what counts; two steps on a CPU,
+    random weights, with the reference."""
+    name, rows, prompt, response = "distilbert/distilgpt2", 8, 96, 96
+    megabytes = measure_alone(str(SCRIPT.with_name("trl_memory.py")), name, method, rows, prompt,
+                              response)["megabytes"]
+    length = prompt + response
+    told = plan.peak(plan.with_trl(
+        plan.ARCHITECTURES[name], plan.Way(), rows, length,
+        length if method == "dpo" else response)) / 2**20
+    print(f"{method}: {megabytes:.0f} MB measured, {told:.0f} planned")
+    assert told == pytest.approx(megabytes, rel=0.2)
+
+
 @pytest.mark.parametrize("name", ["openai-community/gpt2", "Qwen/Qwen2.5-7B"])
 @pytest.mark.parametrize("task", ["text", "score"])
 def test_full_takes_more_than_lora_and_lora_more_than_four_bits(name, task):
@@ -234,11 +251,48 @@ def test_what_the_large_profile_asks_for_is_what_makes_it_fit():
                 for stage in plan.STAGES)
 
 
-def test_with_adapters_no_second_policy_is_held():
-    full, lora = (plan.plan(load_profile("gpt2", {"models.lora": lora}), "ppo")
+@pytest.mark.parametrize("stage", ["ppo", "beyond_ppo"])
+def test_with_adapters_no_second_policy_is_held(stage):
+    full, lora = (plan.plan(load_profile("gpt2", {"models.lora": lora}), stage)
                   for lora in (False, True))
     assert "reference" in {c.model for c in full}
     assert "reference" not in {c.model for c in lora}
+
+
+def test_with_twice_the_pairs_notebook_08_would_not_fit():
+    """Nor with a larger judge notebook 10: the sizes in the profiles are what makes them fit."""
+    def needs(profile, stage, changes, **how):
+        return plan.peak(plan.plan(load_profile(profile, changes), stage, **how))
+
+    laptop = {"autocast": False, "on_cpu": True}
+    assert needs("gpt2", "beyond_ppo", {"preference.rows": 16}) > plan.USABLE * 15 * GB
+    assert needs("smollm2", "beyond_ppo", {"preference.rows": 8}, **laptop) > 6 * GB
+    assert needs("smollm2", "own_feedback", {"models.judge": "Qwen/Qwen2.5-1.5B-Instruct"},
+                 **laptop) > 6 * GB
+
+
+def test_the_judge_is_held_beside_the_model_that_is_judged():
+    alone, two = (plan.plan(load_profile("a100", {
+        "models.judge": judge, "reward.max_length": 2048}), "own_feedback", half=True)
+        for judge in ("sft", "Qwen/Qwen2.5-7B-Instruct"))
+    assert ("AI judge", "weights") not in {(c.model, c.what) for c in alone}
+    [weights] = [c for c in two if (c.model, c.what) == ("AI judge", "weights")]
+    assert weights.bytes == pytest.approx(15.2e9, rel=0.01)  # bfloat16, at every moment
+    assert weights.when == plan.MOMENTS
+
+
+def test_what_is_read_at_once_is_what_the_code_reads():
+    from helpers import evaluation
+    from helpers.reward import active, model
+
+    assert plan.LOGITS_AT_ONCE == evaluation.LOGITS == active.LOGITS
+    assert plan.FEATURES_LENGTH == model.UNTRAINED
+    assert plan.FEATURES_AT_ONCE == inspect.signature(
+        active.features).parameters["batch_size"].default
+    for number, said in (("09", f"batch_size={plan.ASKED_AT_ONCE}"),
+                         ("10", f"longest={plan.JUDGED_TEXTS} * settings.reward.max_length")):
+        path = execute.notebooks()[number]
+        assert said in path.read_text(encoding="utf-8"), number
 
 
 def test_a_model_of_unknown_shape_is_one_sentence(tmp_path):

@@ -52,7 +52,7 @@ def test_only_settings_that_made_a_stage_make_it_stale(settings):
     artifacts.save_stage("sft", settings(), Weights())
     assert artifacts.stale("sft", settings()) is None
     for harmless in ({"ppo__kl_coef": 0.5}, {"sft__eval_rows": 7}, {"threads": 1},
-                     {"sft__checkpoint_every": 3},
+                     {"sft__checkpoint_every": 3}, {"models__judge": "owner/judge"},
                      {"models__classifier": "scratch"}, {"evaluation__prompts": 3},
                      {"models__scratch__n_layer": 2}):
         assert artifacts.stale("sft", settings(**harmless)) is None, harmless

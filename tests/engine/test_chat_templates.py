@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import family_tokenizer, make_family
 
-from helpers import generation, models, reward, sft
+from helpers import generation, judge, models, reward, sft
 from helpers.engine.dialogues import render_prompt
 from helpers.engine.tokens import encode_prompts, encode_response, text_ids, use_chat_template
 from helpers.errors import UserError
@@ -159,3 +159,18 @@ def test_a_chat_model_is_tuned_scored_and_sampled_in_its_template(family, tmp_pa
     scores = reward.score(scorer, kept, [r["prompt"] for r in rows], ["So.", *["No."] * 7])
     pairs = [{"prompt": r["prompt"], "chosen": "So.", "rejected": "No."} for r in rows]
     assert len(reward.encode_pairs(kept, pairs, 96)) == 8 and np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("family", list(TEMPLATES))
+def test_the_judge_of_the_settings_is_asked_in_its_own_template(family, tmp_path):
+    """Whatever form the policy's dialogues have, and without changing it."""
+    folder = str(chat_folder(family, tmp_path))
+    settings = load_profile("embedded", {"models.judge": folder})
+    model, tokenizer = judge.load(settings)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert not settings.models.chat_template
+    asked = judge.pairwise_prompt("\n\nHuman: Why?\n\nAssistant:", "one", "two")
+    turns = [{"role": "user", "content": judge.QUESTION.format(question="Why?", a="one", b="two")}]
+    written = chat_tokenizer(family).apply_chat_template(turns, add_generation_prompt=True)
+    assert encode_prompts(tokenizer, [asked]) == [written["input_ids"]]
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id

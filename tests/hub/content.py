@@ -109,16 +109,18 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def qwen(tied: bool) -> Callable[[Path, Path], None]:
+def qwen(tied: bool, instruct: bool = False) -> Callable[[Path, Path], None]:
     """Padding equal to end of text, a padded embedding, bfloat16, sampling settings, a template.
 
-    The larger one is untied and sharded.
+    The larger one is untied and sharded. An Instruct one ends with its template's own token.
     """
     def make(folder: Path, real_data: Path) -> None:
         tokenizer = gpt2_tokenizer(
             real_data, pad_token=END, bos_token=None,
             extra_special_tokens=["<|im_start|>", "<|im_end|>"])
         tokenizer.chat_template = CHAT
+        if instruct:
+            tokenizer.eos_token = "<|im_end|>"
         end = tokenizer.eos_token_id
         config = Qwen2Config(
             vocab_size=-(-len(tokenizer) // 64) * 64,  # as in the original, padded
@@ -139,6 +141,19 @@ def smollm2(folder: Path, real_data: Path) -> None:
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192,
         tie_word_embeddings=True, bos_token_id=end, eos_token_id=end), tokenizer, torch.bfloat16)
+
+
+def smollm2_instruct(folder: Path, real_data: Path) -> None:
+    """Turns begin with the token that begins a text, end with that which ends and pads it."""
+    tokenizer = gpt2_tokenizer(real_data, bos_token="<|im_start|>", eos_token="<|im_end|>",
+                               pad_token="<|im_end|>")
+    tokenizer.chat_template = CHAT
+    causal(folder, LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=8192,
+        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id),
+        tokenizer, torch.bfloat16)
 
 
 def gpt_neo(folder: Path, real_data: Path) -> None:
@@ -265,7 +280,10 @@ MODELS: dict[str, Callable[[Path, Path], None]] = {
     "Qwen/Qwen2.5-0.5B": qwen(tied=True),
     "Qwen/Qwen2.5-1.5B": qwen(tied=True),
     "Qwen/Qwen2.5-7B": qwen(tied=False),
+    "Qwen/Qwen2.5-1.5B-Instruct": qwen(tied=True, instruct=True),
+    "Qwen/Qwen2.5-7B-Instruct": qwen(tied=False, instruct=True),
     "HuggingFaceTB/SmolLM2-135M": smollm2,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": smollm2_instruct,
 }
 DATASETS: dict[str, Callable[[Path, Path], None]] = {
     "stanfordnlp/imdb": imdb,

@@ -5,9 +5,9 @@
 Ids, file names, formats and habits are the hub's, weights are tiny and random; `overrides.yaml`
 cuts rows, steps, lengths and batches and nothing else; `distilgpt2` is the README's line for a
 reward model on it, with the same cuts. After each notebook it is asked what was active (dtype,
-adapters, four-bit modules, head) and which files were fetched. Profiles run side by side, each
-against a hub of its own, in one thread. Prints a table and writes `runs/hub/summary.json`; exit
-status 1 when anything is not as the profile says.
+adapters, four-bit modules, head) and which files were fetched, the AI judge's by 10. Profiles run
+side by side, each against a hub of its own, in one thread. Prints a table and writes
+`runs/hub/summary.json`; exit status 1 when anything is not as the profile says.
 """
 
 from __future__ import annotations
@@ -35,13 +35,18 @@ import content
 from server import LocalHub
 
 from helpers.course import cli
+from helpers.engine import hub as hub_ids
 from helpers.paths import ROOT, child_environment
 from helpers.profiles import load_profile
 
 PROFILES = ("gpt2", "a100", "smollm2")
 LINE = "distilgpt2"
 OVERRIDES = Path(__file__).with_name("overrides.yaml")
-NOTEBOOKS = "02,03,04,05,06,07"
+NOTEBOOKS = ("02", "03", "04", "05", "06", "07", "08", "09", "10")
+# 08 and 10 are run under every profile: adapters or none make two ways through 08, 10 needs its
+# stages, and every profile has a judge of its own. 09 samples and scores as these two do, and all
+# else in it is stored: once is enough, where a laptop would run it.
+ONCE = {"09": "smollm2"}
 RUNS = ROOT / "runs" / "hub"
 MOST_MEMORY_MB = 6 * 1024
 # files that no profile needs: other splits and folders, and weights that execute code when read
@@ -94,7 +99,12 @@ def verdict(row: dict, profile: str, notebook: str, out: Path) -> str:
         return f"took {row['peak_memory_mb']:.0f} MB of memory, more than {MOST_MEMORY_MB}"
     if unwanted := [name for name in row["fetched"] if UNWANTED.search(name)]:
         return f"fetched {unwanted[0]}, which it does not need"
-    stages = {"03": ["sft"], "04": ["reward_model"], "05": ["ppo"], "06": ["ppo_trl"]}
+    if notebook == "10":
+        judge = hub_ids.parse(load_profile(profile).models.judge).repo
+        if not any(name.startswith(f"{judge}/") for name in row["fetched"]):
+            return f"did not ask {judge}, the profile's judge"
+    stages = {"03": ["sft"], "04": ["reward_model"], "05": ["ppo"], "06": ["ppo_trl"],
+              "08": ["best_of_n_sft", "dpo", "rloo"]}
     for stage in stages.get(notebook, []):
         if wrong := not_as_said(stage, profile, out):
             return f"{stage}: {wrong}"
@@ -122,8 +132,18 @@ def not_as_said(stage: str, profile: str, out: Path) -> str | None:
     return None
 
 
+def numbers(name: str, asked: str | None = None) -> list[str]:
+    """The notebooks to run under a profile: those asked for, or all that are worth it there."""
+    if name == LINE:
+        return ["04"]
+    if asked:
+        return asked.split(",")
+    return [number for number in NOTEBOOKS if ONCE.get(number, name) == name]
+
+
 def run_profile(
-    name: str, numbers: list[str], root: Path, spare: Path, told: Callable[[str, str, dict], None]
+    name: str, notebooks: list[str], root: Path, spare: Path,
+    told: Callable[[str, str, dict], None],
 ) -> None:
     """A profile's notebooks in turn, against a hub of its own; `told` hears of each."""
     profile = "gpt2" if name == LINE else name
@@ -131,7 +151,7 @@ def run_profile(
     shutil.rmtree(out, ignore_errors=True)
     with LocalHub(root) as hub:
         hub.revisions = content.pins()
-        for notebook in ["04"] if name == LINE else numbers:
+        for notebook in notebooks:
             begin = readme_line() if name == LINE else [
                 "run", "--profile", profile, "--notebooks", notebook]
             row = run(begin, notebook, out, hub, cache)
@@ -142,7 +162,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profiles", nargs="+", default=[*PROFILES, LINE],
                         choices=[*PROFILES, LINE])
-    parser.add_argument("--notebooks", default=NOTEBOOKS)
+    parser.add_argument("--notebooks", metavar="NN,NN")
     arguments = parser.parse_args()
     table: dict[str, dict[str, str]] = {name: {} for name in arguments.profiles}
     lock = threading.Lock()
@@ -156,14 +176,13 @@ def main() -> int:
             (RUNS / "summary.json").write_text(
                 json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
-    numbers = arguments.notebooks.split(",")
     with tempfile.TemporaryDirectory() as folder:
         spare = Path(folder)
         root = content.build(spare / "hub", real_data(spare / "rows"))
         # one more than share the tests: these wait for kernels to start
         with ThreadPoolExecutor(min(len(table), cli.workers() + 1)) as pool:
-            for done in [pool.submit(run_profile, name, numbers, root, spare, told)
-                         for name in table]:
+            for done in [pool.submit(run_profile, name, numbers(name, arguments.notebooks), root,
+                                     spare, told) for name in table]:
                 done.result()
     return int(any(v != "ok" for row in table.values() for v in row.values()))
 

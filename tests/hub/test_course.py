@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers.course import cli, plan, runner
+from helpers.course import cli, execute, plan, runner
 from helpers.engine import hub
 from helpers.profiles import flatten, load_profile
 
@@ -27,6 +27,25 @@ def test_only_rows_steps_lengths_and_batches_are_cut():
         assert {key for key in before if before[key] != after[key]} <= set(cuts)
         for key, value in cuts.items():
             assert before[key] is None or value <= before[key], (profile, key)
+
+
+def test_every_notebook_that_loads_is_run_and_what_another_needs_before_it():
+    """10 makes anything of 08 that is missing, which would count as its own time."""
+    for profile in course.PROFILES:
+        run = course.numbers(profile)
+        assert run == sorted(run) and {"02", "03", "04", "05", "06", "07", "08", "10"} <= set(run)
+    everywhere = {n for profile in course.PROFILES for n in course.numbers(profile)}
+    assert everywhere == set(execute.notebooks()) - {"01"}  # which loads no model
+    assert course.numbers("a100", "09,10") == ["09", "10"]
+    assert course.numbers(course.LINE, "09") == ["04"]
+
+
+def test_a_judge_that_was_not_asked_is_told(tmp_path):
+    row = {"status": "ok", "peak_memory_mb": 1, "fetched": ["Qwen/Qwen2.5-7B/config.json"]}
+    said = course.verdict(row, "a100", "10", tmp_path)
+    assert said == "did not ask Qwen/Qwen2.5-7B-Instruct, the profile's judge"
+    row["fetched"].append("Qwen/Qwen2.5-7B-Instruct/config.json")
+    assert course.verdict(row, "a100", "10", tmp_path) == "ok"
 
 
 def test_every_id_of_the_profiles_is_served():

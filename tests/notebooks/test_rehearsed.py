@@ -6,15 +6,16 @@ makes a tensor, and the models that it compares are read for minutes there.
 """
 
 import functools
+import gc
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 import yaml
 from rehearsal import pretended_gpu  # noqa: F401
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from helpers import control
+from helpers import control, models
 from helpers.control import ControlConfig
 from helpers.course import execute
 from helpers.models import EMBEDDED
@@ -33,6 +34,14 @@ def tiny_base(folder):
     return str(folder)
 
 
+def trainable_policies():
+    """How many language models are in memory that could be trained on."""
+    gc.collect()
+    return sum(
+        issubclass(type(found), PreTrainedModel) and found.get_output_embeddings() is not None
+        and any(p.requires_grad for p in found.parameters()) for found in gc.get_objects())
+
+
 @pytest.mark.slow
 def test_every_cell_of_the_notebooks_runs_on_the_device(gpu, tmp_path, monkeypatch):
     brief = functools.partial(ControlConfig.for_environment, total_steps=10_000)
@@ -44,6 +53,14 @@ def test_every_cell_of_the_notebooks_runs_on_the_device(gpu, tmp_path, monkeypat
     changes = CUTS | {"device": "auto", "threads": 1, "out": str(tmp_path / "out"),
                       "data.demonstrations": "preferences",
                       "models.base": tiny_base(tmp_path / "base")}
+    load_stage, alive = models.load_stage, {}
+
+    def loaded(settings, stage, *, trains=False):
+        if trains:
+            alive.setdefault(number, []).append(trainable_policies())
+        return load_stage(settings, stage, trains=trains)
+
+    monkeypatch.setattr(models, "load_stage", loaded)
     for number in NUMBERS:
         path = execute.notebooks()[number]
         names = {"__name__": "__main__", "display": lambda *_: None}
@@ -55,3 +72,4 @@ def test_every_cell_of_the_notebooks_runs_on_the_device(gpu, tmp_path, monkeypat
                 names["overrides"] = changes
         assert names["settings"].device == "auto"
         plt.close("all")
+    assert alive["08"] == [0] * 6  # each of its trainings has the memory to itself, as is planned

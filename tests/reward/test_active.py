@@ -41,6 +41,20 @@ def test_features_are_those_of_each_text_read_alone():
         active.features(model, tokenizer, [PROMPT], texts)
 
 
+def test_logits_are_held_for_a_few_tokens_at_once(monkeypatch):
+    """A vocabulary of fifty thousand, times the tokens of 32 long texts, is many gigabytes."""
+    tokenizer = byte_tokenizer()
+    model, texts = byte_policy(tokenizer).eval(), ["yes", "a longer answer", "no no"]
+    at_once, asked = 3, []
+    whole = active.features(model, tokenizer, [PROMPT] * 3, texts)
+    real = active.next_token_logprobs
+    monkeypatch.setattr(active, "LOGITS", at_once * len(tokenizer))
+    monkeypatch.setattr(active, "next_token_logprobs", lambda model, hidden, ids: (
+        asked.append(len(ids)), real(model, hidden, ids))[1])
+    assert active.features(model, tokenizer, [PROMPT] * 3, texts) == pytest.approx(whole, abs=1e-5)
+    assert max(asked) == at_once < sum(asked)
+
+
 def test_a_head_is_the_minimum_of_bradley_terry_with_a_penalty():
     x, p = world_of(80)
     labels = (np.random.default_rng(1).random(80) < p) + 0.0
