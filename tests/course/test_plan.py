@@ -202,9 +202,8 @@ def test_the_plan_is_what_training_takes(task):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dpo", "rloo"])
 def test_the_plan_is_what_trls_trainers_of_notebook_08_take(method):
-    """A large vocabulary beside a small model, so that logits are what counts; two steps on a CPU,
-    random weights, with the reference."""
-    name, rows, prompt, response = "distilbert/distilgpt2", 8, 96, 96
+    """SmolLM2's size, random weights, two steps on a CPU, with the reference."""
+    name, rows, prompt, response = "HuggingFaceTB/SmolLM2-135M", 4, 48, 48
     megabytes = measure_alone(str(SCRIPT.with_name("trl_memory.py")), name, method, rows, prompt,
                               response)["megabytes"]
     length = prompt + response
