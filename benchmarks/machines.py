@@ -31,6 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.luck import merged
 from benchmarks.shared import store
 from benchmarks.shared.load import other_work
 from helpers.course import expected
@@ -94,14 +95,24 @@ def run_course(variables: dict[str, str], settings: dict[str, int], out: Path,
 
 def joined(old: dict, new: dict) -> dict:
     """The row of a few notebooks, with what only the old one has of others, and their commits."""
-    before = {stem: old.get("earlier", {}).get(stem, old["commit"])
-              for stem in old["metrics"] if stem not in new["metrics"]}
-    kept = {part: {**{stem: old[part][stem] for stem in before if stem in old.get(part, {})},
-                   **new[part]} for part in ("bounds", "metrics", "notebook_seconds")}
-    numbers = {stem[:2] for stem in before}
-    failed = [text for text in old["failed"] if text[:2] in numbers] + new["failed"]
-    return {**new, **kept, "failed": failed, "seconds": sum(kept["notebook_seconds"].values()),
-            "earlier": before}
+    row = merged(old, new)
+    for part in ("bounds", "notebook_seconds"):
+        row[part] = {**old[part], **new[part]}
+    failed = [text for text in old["failed"] if text.startswith(tuple(row.get("earlier", ())))]
+    return {**row, "failed": failed + new["failed"],
+            "seconds": round(sum(row["notebook_seconds"].values()), 1)}
+
+
+def taken_in(rows: list[dict], new: dict, part: bool) -> tuple[list[dict], bool]:
+    """The rows with the new one, and whether it went in: what did not run replaces no notebook."""
+    same = [row for row in rows if (row["what"], row["machine"]) == (new["what"], new["machine"])]
+    ran = new.get("metrics", {}).values()
+    if part and not (ran and all(ran)):
+        show(new)
+        return rows, False
+    if part and same:
+        new = joined(same[0], new)
+    return [row for row in rows if row not in same] + [new], True
 
 
 def show(row: dict) -> None:
@@ -131,6 +142,7 @@ def main() -> int:
     stored, commit = store.load("machines") or {"rows": []}, store.commit()
     rows = stored["rows"]
     known = {(row["what"], row["machine"]) for row in rows if row["commit"] == commit}
+    lost = False
     for what in given.what:
         for machine in given.under:
             if (what, machine) in known and not (what == "course" and given.notebooks):
@@ -146,14 +158,12 @@ def main() -> int:
             new = {"what": what, "machine": machine, "commit": commit,
                    "processor": store.machine(),
                    "seconds": round(time.monotonic() - begun, 1), **found}
-            same = [row for row in rows if (row["what"], row["machine"]) == (what, machine)]
-            if what == "course" and given.notebooks and same and "metrics" in found:
-                new = joined(same[0], new)
-            rows = [row for row in rows if row not in same] + [new]
+            rows, kept = taken_in(rows, new, part=what == "course" and bool(given.notebooks))
+            lost |= not kept
             store.save("machines", rows)
     for row in rows:
         show(row)
-    return 1 if any(row["failed"] for row in rows) else 0
+    return 1 if lost or any(row["failed"] for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -49,3 +49,14 @@ def test_a_run_of_some_notebooks_leaves_the_others_and_says_where_they_are_from(
     assert row["commit"] == "second" and row["earlier"] == {"01_a": "first", "03_c": "zero"}
     assert row["failed"] == ["01_a: low"]  # what 02 failed it fails no longer
     assert row["seconds"] == 10 + 4 + 10 + 4
+
+
+@pytest.mark.parametrize("metrics", [{}, {"metrics": {"02_b": {}}}])
+def test_a_part_that_did_not_run_replaces_nothing(metrics):
+    old = course("first", 20.0, **{"01_a": 1, "02_b": 2})
+    failed = {"what": "course", "machine": "busy", "commit": "second", "seconds": 1.0,
+              "failed": ["02_b did not run"], **metrics}
+    assert machines.taken_in([old], failed, part=True) == ([old], False)
+    ran = course("second", 8.0, **{"02_b": 5})
+    [row], kept = machines.taken_in([old], ran, part=True)
+    assert kept and row["metrics"] == {"01_a": {"value": 1}, "02_b": {"value": 5}}
