@@ -44,14 +44,6 @@ def run(seed: int, out: Path, notebooks: str) -> dict[str, dict[str, float]]:
     return {stem: row["metrics"] for stem, row in ran.items() if row["status"] == "ok"}
 
 
-def merged(old: dict, new: dict) -> dict:
-    """The new row, with what only the old one has of notebooks, and the commits of that."""
-    before = {stem: old.get("earlier", {}).get(stem, old["commit"])
-              for stem in old["metrics"] if stem not in new["metrics"]}
-    row = {**new, "metrics": {**old["metrics"], **new["metrics"]}}
-    return row | ({"earlier": before} if before else {})
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
@@ -70,7 +62,7 @@ def main() -> int:
         if metrics:
             new = {"seed": seed, "commit": store.commit(), "processor": store.machine(),
                    "seconds": round(time.monotonic() - begun, 1), "metrics": metrics}
-            same = [merged(row, new) for row in rows if row["seed"] == seed] or [new]
+            same = [store.merged(row, new) for row in rows if row["seed"] == seed] or [new]
             rows = [row for row in rows if row["seed"] != seed] + same
             rows.sort(key=lambda row: row["seed"])
             store.save("luck", rows)

@@ -31,7 +31,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.luck import merged
 from benchmarks.shared import store
 from benchmarks.shared.load import other_work
 from helpers.course import expected
@@ -95,7 +94,7 @@ def run_course(variables: dict[str, str], settings: dict[str, int], out: Path,
 
 def joined(old: dict, new: dict) -> dict:
     """The row of a few notebooks, with what only the old one has of others, and their commits."""
-    row = merged(old, new)
+    row = store.merged(old, new)
     for part in ("bounds", "notebook_seconds"):
         row[part] = {**old[part], **new[part]}
     failed = [text for text in old["failed"] if text.startswith(tuple(row.get("earlier", ())))]

@@ -62,3 +62,14 @@ def load(name: str) -> dict[str, Any] | None:
     """The stored results, or None."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def merged(old: dict, new: dict) -> dict:
+    """The new row of a course's metrics by notebook, with the notebooks that only the old one has.
+
+    `earlier` names the commits of those.
+    """
+    before = {stem: old.get("earlier", {}).get(stem, old["commit"])
+              for stem in old["metrics"] if stem not in new["metrics"]}
+    row = {**new, "metrics": {**old["metrics"], **new["metrics"]}}
+    return row | ({"earlier": before} if before else {})

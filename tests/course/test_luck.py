@@ -68,14 +68,14 @@ def test_every_number_that_has_a_range_lies_near_it():
 
 
 def test_notebooks_run_again_alone_leave_the_others_with_their_commit():
-    from benchmarks import luck as study
+    from benchmarks.shared import store
 
     old = {"seed": 1, "commit": "a", "metrics": {"05_ppo": {"x": 1.0}, "06_trl": {"y": 1.0}}}
     new = {"seed": 1, "commit": "b", "metrics": {"06_trl": {"y": 2.0}}}
-    row = study.merged(old, new)
+    row = store.merged(old, new)
     assert row["metrics"] == {"05_ppo": {"x": 1.0}, "06_trl": {"y": 2.0}}
     assert row["commit"] == "b" and row["earlier"] == {"05_ppo": "a"}
-    again = study.merged(row, {**new, "commit": "c"})
+    again = store.merged(row, {**new, "commit": "c"})
     assert again["earlier"] == {"05_ppo": "a"}  # and not "b", which never ran it
-    whole = study.merged(row, {**old, "commit": "c"})
+    whole = store.merged(row, {**old, "commit": "c"})
     assert "earlier" not in whole and whole["metrics"] == old["metrics"]
