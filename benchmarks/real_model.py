@@ -519,8 +519,8 @@ def _exact(job: Job, tokenizer: Any, tokens: int, count: int) -> list[str]:
 
 def notebooks(job: Job) -> Iterator[dict]:
     """Every notebook under `smollm2`, rows, steps, lengths and batches cut as by `make hub`."""
-    settings = job.settings("hh", models__reward_base="sft", out=str(job.folder("notebooks")),
-                            **job.sizes.notebooks_cuts)
+    settings = job.settings("hh", models__reward_base="sft", models__judge=str(job.model),
+                            out=str(job.folder("notebooks")), **job.sizes.notebooks_cuts)
     _needs_classifier(job, "notebooks")
     for path in execute.notebooks().values():
         yield {"notebook": path.stem, **job.once(

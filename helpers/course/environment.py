@@ -20,6 +20,7 @@ from helpers.paths import ROOT, child_environment
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed.json"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+PIP = "pip>=25.1"  # the first that installs the groups of pyproject.toml
 INPUTS = ("requirements.txt", "pyproject.toml")
 
 
@@ -75,6 +76,7 @@ def ensure(cpu: bool | None = None) -> None:
         "pip could not install the course's packages (its message stands above); check the network "
         "and the room on the disk, and run the same command again, it goes on where it stopped."
     )
+    _call([*pip, "--quiet", PIP], failed)
     _call([*pip, "--quiet", *wheels, "-r", str(ROOT / "requirements.txt")], failed)
     _call([*pip, "--quiet", "--no-deps", "-e", str(ROOT)], failed)
     version = version_of(python)

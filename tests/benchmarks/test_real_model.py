@@ -186,7 +186,8 @@ def test_notebooks_run_on_the_model_with_the_cuts_and_only_once(job, notebook_tr
     notebook_tree("01_first", "from helpers import course",
                   "settings = course.start(profile, overrides, seed)",
                   "course.record(rows=settings.data.pair_limit, updates=settings.ppo.updates)",
-                  "print(settings.models.base)")
+                  "print(settings.models.base)",
+                  "assert settings.models.judge == settings.models.base")
     notebook_tree("02_second", "assert False, 'not today'")
     first = real_model.notebooks(job)
     row = next(first)

@@ -45,15 +45,15 @@ wanted = environment.wanted
 
 
 def kinds(place):
-    found = ["venv" if "-m venv" in c else "project" if "--no-deps" in c else "packages"
-             for c in place.calls]
+    found = ["venv" if "-m venv" in c else "project" if "--no-deps" in c else
+             "pip" if c.endswith(environment.PIP) else "packages" for c in place.calls]
     place.calls.clear()
     return found
 
 
 def test_the_environment_is_made_once(place, capsys):
     environment.ensure()
-    assert kinds(place) == ["venv", "packages", "project"]
+    assert kinds(place) == ["venv", "pip", "packages", "project"]
     environment.ensure()
     assert kinds(place) == []
 
@@ -64,7 +64,7 @@ def test_a_changed_list_of_packages_is_installed(place, name):
     kinds(place)
     (place.folder / name).write_text("something newer\n")
     environment.ensure()
-    assert kinds(place) == ["packages", "project"]
+    assert kinds(place) == ["pip", "packages", "project"]
 
 
 def test_windows_line_ends_change_nothing(place):
@@ -83,7 +83,7 @@ def test_an_interrupted_installation_is_done_again(place):
     kinds(place)
     place.call.pip_fails = False
     environment.ensure()
-    assert kinds(place) == ["packages", "project"]
+    assert kinds(place) == ["pip", "packages", "project"]
     # an installation that fails while bringing up to date leaves no stamp behind either
     (place.folder / "requirements.txt").write_text("newer\n")
     place.call.pip_fails = True
@@ -107,7 +107,7 @@ def test_an_environment_whose_python_is_gone_is_made_anew(place):
     python.unlink()
     python.parent.rmdir()
     environment.ensure()
-    assert kinds(place) == ["venv", "packages", "project"]
+    assert kinds(place) == ["venv", "pip", "packages", "project"]
 
 
 def test_the_cpu_choice_is_kept(place):
