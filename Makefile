@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 
-.PHONY: setup course test test-slow coverage regress hub bench gpu-check data sync lab book lint doctor clean
+.PHONY: setup course test test-slow coverage regress hub bench gpu-check colab-check data sync lab book lint doctor clean
 
 setup:
 	$(PYTHON) -m helpers setup
@@ -30,6 +30,9 @@ bench:
 
 gpu-check:
 	$(PYTHON) -m helpers gpu-check
+
+colab-check:
+	$(PYTHON) -m helpers colab-check
 
 data:
 	$(PYTHON) -m helpers data

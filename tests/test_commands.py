@@ -39,6 +39,7 @@ LISTED = {
     "make lab": ("parse", "opens a server that does not end; tests/browser/ starts it"),
     "make setup": ("parse", "installs packages; .ci/run does it"),
     "make bench": ("parse", "takes hours, and overwrites the stored results"),
+    "make colab-check": ("parse", "needs pip's index and minutes; its results are stored"),
     "make gpu-check": ("parse", "needs a GPU; tests/benchmarks/test_gpu_check.py runs its parts"),
     "make data": ("parse", "makes the whole world anew; make test-slow does it"),
     "make sync": ("small", ""),

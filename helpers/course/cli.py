@@ -131,6 +131,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("names", nargs="*", help="names of benchmarks; all when none is given")
     gpu = command("gpu-check", "train a full-size GPT-2 on a GPU and store the figures")
     gpu.epilog = "Other arguments are handed to benchmarks/gpu_check.py."
+    colab = command("colab-check", "run the course in an environment such as Colab's")
+    colab.epilog = "Other arguments are handed to benchmarks/colab_check.py."
     command("lab", "open the notebooks in JupyterLab")
     web = command("book", "make a web book of the course, from what its notebooks hold")
     web.add_argument("--out", metavar="DIR", help="write html/ there; runs/book when not given")
@@ -174,7 +176,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     arguments, arguments.rest = build_parser().parse_known_args(argv)
     if arguments.rest and arguments.command not in (
-            "test", "test-slow", "coverage", "hub", "gpu-check", "data"):
+            "test", "test-slow", "coverage", "hub", "gpu-check", "colab-check", "data"):
         raise UserError(f"unrecognised arguments {' '.join(arguments.rest)}; "
                         f"`python -m helpers {arguments.command} --help` lists what there is.")
     return arguments
@@ -312,7 +314,7 @@ def _bench(arguments) -> int:
     if unknown or not known:
         what = f"no benchmark is called {unknown[0]!r}" if unknown else "there are no benchmarks"
         raise UserError(f"{what} in benchmarks/; there are {', '.join(known) or 'none'}.")
-    by_default = [name for name in known if name != "gpu_check"]  # `make gpu-check`
+    by_default = [name for name in known if not name.endswith("_check")]  # commands of their own
     failed = [n for n in arguments.names or by_default if _python(str(known[n]))]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
@@ -321,6 +323,10 @@ def _bench(arguments) -> int:
 
 def _gpu_check(arguments) -> int:
     return _python("-m", "benchmarks.gpu_check", *arguments.rest)
+
+
+def _colab_check(arguments) -> int:
+    return _python("-m", "benchmarks.colab_check", *arguments.rest)
 
 
 def _lab(arguments) -> int:
