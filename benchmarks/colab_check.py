@@ -10,10 +10,11 @@ image is not known here and left to pip. Then every way in is gone once, each fr
     address   a single notebook that clones this commit from the address in its first cell
     course    the notebooks of the unpacked zip, by the course's own command
 
-A first cell installs what is missing. Rows say how long each took, what that installed, which
-packages of `IMAGE` are no longer what they were, and which bounds do not hold. They go to
-`results/colab_check.json` with all versions. Exit status 1 if a way in fails, a package of `IMAGE`
-was replaced, or a bound does not hold. It needs pip's index, and room for PyTorch with CUDA.
+A first cell installs what is missing or too old. Rows say how long each took, what that installed,
+and which bounds do not hold; with all versions, and those of `IMAGE` that are no longer what they
+were, they go to `results/colab_check.json`. Exit status 1 if a way in fails, a bound does not hold,
+or a package was replaced that the course accepts as Colab has it. It needs pip's index, and room
+for PyTorch with CUDA.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.shared import store
-from helpers.course import environment, execute, expected
+from helpers.course import doctor, environment, execute, expected
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
@@ -148,7 +149,9 @@ def run_course(place: Place, course: Path, out: Path, notebooks: str | None) -> 
 
 def wrong(rows: list[dict], changed: dict[str, str]) -> list[str]:
     """A line for each thing that would stop a reader."""
-    found = [f"the session's {name} was replaced: {version}" for name, version in changed.items()]
+    ranges = doctor.ranges()
+    found = [f"the session's {name} was replaced: {version}" for name, version in changed.items()
+             if doctor.admits(ranges[name], IMAGE[name])]
     for row in rows:
         what = f"{row['way']}, {row.get('notebook', 'all notebooks')}"
         if row["status"] != "ok":
@@ -173,7 +176,9 @@ def check(work: Path, python: str, notebooks: str | None) -> int:
     for row in rows:
         print(f"{row['way']:<8} {row.get('notebook', ''):<40} {row.get('seconds', 0):7.1f} s  "
               f"{row['status']}")
-    print(*(problems or ["Every way in works, and nothing of the image was replaced."]), sep="\n")
+    print("replaced:", ", ".join(f"{name} {IMAGE[name]} by {version}"
+                                 for name, version in changed.items()) or "nothing")
+    print(*(problems or ["Every way in works, and every bound holds."]), sep="\n")
     return 1 if problems else 0
 
 

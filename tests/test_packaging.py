@@ -17,7 +17,7 @@ from helpers.profiles import load_profile, profile_names
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What a hosted Colab runtime had in August 2026.
-COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "datasets": "4.0.0", "numpy": "2.1.0",
+COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "numpy": "2.1.0",
          "ipywidgets": "7.7.1", "ipykernel": "6.17.1"}
 # import name: distribution, where they differ
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "PyYAML", "sklearn": "scikit-learn",
@@ -42,6 +42,18 @@ def test_ranges_admit_colab():
     ranges = doctor.ranges()
     for name, version in COLAB.items():
         assert doctor.admits(ranges[name], version), f"{name} {version} is not in {ranges[name]}"
+    assert not doctor.admits(ranges["datasets"], "4.0.0")  # which Colab has and TRL replaces
+
+
+def test_ranges_admit_nothing_that_trl_refuses():
+    """Of TRL one release will do; what it does not take, pip would replace unannounced."""
+    ranges = doctor.ranges()
+    asked = dict(re.fullmatch(r"([\w.-]+)(.*)", text).groups()
+                 for text in importlib.metadata.requires("trl") if ";" not in text)
+    assert {"datasets", "transformers", "accelerate"} <= set(asked)
+    for name in set(asked) & set(ranges):
+        least = re.search(r">=([\w.]+)", ranges[name])[1]
+        assert doctor.admits(asked[name], least), f"TRL asks for {name}{asked[name]}"
 
 
 def test_ranges_keep_out_the_trl_that_has_no_ppo():

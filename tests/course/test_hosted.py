@@ -90,13 +90,14 @@ def test_what_is_missing_or_too_old_is_wanted_and_any_pytorch_kept(monkeypatch):
     assert hosted.missing({"torch": ">=2.11"}) == ["torch>=2.11"]
 
 
-def test_colab_as_it_is_lacks_a_few_packages_and_nothing_is_replaced(monkeypatch):
+def test_colab_as_it_is_lacks_a_few_packages_and_nothing_else_is_replaced(monkeypatch):
     versions(monkeypatch, torch="2.11.0+cu128", transformers="5.15.0", datasets="4.0.0",
              numpy="2.1.3", ipywidgets="7.7.1", ipykernel="6.17.1")
     wanted = hosted.missing(doctor.ranges(extras=hosted.EXTRAS))
     named = {text.split(">")[0] for text in wanted}
     assert "trl" in named and "bitsandbytes" in named
-    assert not named & {"torch", "transformers", "datasets", "numpy", "ipywidgets", "ipykernel"}
+    assert "datasets" in named  # Colab's is older than what TRL takes
+    assert not named & {"torch", "transformers", "numpy", "ipywidgets", "ipykernel"}
     assert not named & {"pytest", "jupyterlab"}
 
 
