@@ -19,11 +19,17 @@ FEWEST = 3  # runs, below which a range would say too little to be printed
 
 @dataclass(frozen=True)
 class Spread:
-    """The least and greatest value of a metric, and over how many runs."""
+    """The least and greatest value of a metric, and over how many runs and seeds."""
 
     low: float
     high: float
     runs: int
+    seeds: int
+
+    def __str__(self) -> str:
+        """As `course.record` prints it; runs of one seed differ by the machine alone."""
+        return (f"in {self.runs} stored runs ({self.seeds} seed{'s' * (self.seeds != 1)}): "
+                f"{self.low:.4g} to {self.high:.4g}")
 
 
 def runs() -> list[dict[str, Any]]:
@@ -46,11 +52,13 @@ def spread(stem: str) -> dict[str, Spread]:
         stem: the notebook's file name without its ending, or its two digits.
     """
     values: dict[str, list[float]] = {}
+    seeds: dict[str, set[int]] = {}
     for row in runs():
         for name, metrics in row["metrics"].items():
             if name.startswith(stem):
                 for metric, value in metrics.items():
                     if value is not None and not any(word in metric for word in TIMES):
                         values.setdefault(metric, []).append(value)
-    return {metric: Spread(min(of), max(of), len(of))
+                        seeds.setdefault(metric, set()).add(row.get("seed", 0))
+    return {metric: Spread(min(of), max(of), len(of), len(seeds[metric]))
             for metric, of in values.items() if len(of) >= FEWEST and min(of) < max(of)}

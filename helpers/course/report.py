@@ -103,7 +103,7 @@ def record(**metrics: float) -> None:
         shown = "not a finite number" if value is None else f"{value:.4g}"
         if name in ranges:
             of = ranges[name]
-            shown = f"{shown:<11}in {of.runs} stored runs: {of.low:.4g} to {of.high:.4g}"
+            shown = f"{shown:<11}{of}"
         print(f"{name:<{width}}  {shown}")
     target = os.environ.get("RLHF_METRICS_FILE")
     if target:

@@ -27,11 +27,20 @@ def stored(tmp_path, monkeypatch):
 
 
 def test_the_range_is_that_of_all_runs_of_the_notebook(stored):
-    assert luck.spread("05") == {"gold": luck.Spread(0.5, 0.88, 4)}  # two runs and none say nothing
+    assert luck.spread("05") == {"gold": luck.Spread(0.5, 0.88, 4, 4)}  # two runs and none say nothing
     assert luck.spread("05_ppo") == luck.spread("05") and luck.spread("04") == {}
     for path in stored.iterdir():
         path.unlink()
     assert luck.spread("05") == {}
+
+
+def test_runs_on_other_machines_are_runs_of_one_seed(stored):
+    rows = [{"machine": name, "metrics": {"05_ppo": {"gold": value}}}
+            for name, value in (("avx2", 0.5), ("busy", 0.6), ("default", 0.7))]
+    (stored / "machines.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    assert luck.spread("05")["gold"].seeds == 4  # 0 and three more
+    (stored / "luck.json").unlink()
+    assert str(luck.spread("05")["gold"]) == "in 3 stored runs (1 seed): 0.5 to 0.7"
 
 
 @pytest.mark.parametrize("profile, overrides, ranges", [
@@ -46,7 +55,7 @@ def test_the_range_stands_behind_the_number_under_the_stock_profile_only(
     course.record(gold=0.66, new=2)
     first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["gold", "0.66"] + (
-        "in 4 stored runs: 0.5 to 0.88".split() if ranges else [])
+        "in 4 stored runs (4 seeds): 0.5 to 0.88".split() if ranges else [])
     assert second.split() == ["new", "2"]
 
 
@@ -59,7 +68,7 @@ def test_every_number_that_has_a_range_lies_near_it():
             for line in "".join("".join(output.get("text", "")) for output in
                                 cell.get("outputs", [])).splitlines():
                 name, *rest = line.split() or [""]
-                if "stored runs:" in line and name in ranges:
+                if "stored runs" in line and name in ranges:
                     of, value = ranges[name], float(rest[0])
                     far = of.high - of.low + 1e-3
                     seen += 1

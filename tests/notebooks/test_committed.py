@@ -28,7 +28,7 @@ def test_bounds_name_notebooks_and_metrics_that_exist(stem):
         text for cell in execute.read_notebook(path)["cells"] if cell["cell_type"] == "code"
         for text in lint.output_texts(cell))
     recorded = {m[1]: float(m[2]) for m in
-                re.finditer(r"^(\w+) +(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?: +in \d+ stored runs: .*)?$",
+                re.finditer(r"^(\w+) +(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?: +in \d+ stored runs.*)?$",
                             shown, re.M)}
     for bound in expected.read()[stem]["bounds"]:
         ok, detail = expected.check(bound, recorded)

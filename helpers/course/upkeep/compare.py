@@ -50,7 +50,7 @@ WITHOUT_MEANING = (  # what differs between two runs and means nothing
     (re.compile(r"\b\d{1,2}:\d{2}(:\d{2})?(\.\d+)?\b"), "CLOCK"),
     (re.compile(r"0x[0-9a-f]{6,}"), "ADDRESS"),
 )
-RECORDED = re.compile(r"(?P<name>\w+) +(?P<value>\S+) +in \d+ stored runs: "
+RECORDED = re.compile(r"(?P<name>\w+) +(?P<value>\S+) +in \d+ stored runs(?: \(\d+ seeds?\))?: "
                       r"(?P<low>\S+) to (?P<high>\S+)$")
 VIEW = "application/vnd.jupyter.widget-view+json"
 
