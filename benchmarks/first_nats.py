@@ -41,6 +41,9 @@ FIRST = {"learning_rate": 7e-4, "batch_size": 128, "mini_batches": 4, "epochs": 
 ARMS: dict[str, dict] = {
     "as it was": {},
     "TRL, as it was": {"trainer": "TRL"},
+    "TRL, batch / 2": {"trainer": "TRL", "task": {"batch_size": 64}},
+    "TRL, learning rate / 2": {"trainer": "TRL", "task": {"learning_rate": 3.5e-4}},
+    "TRL, twice the epochs": {"trainer": "TRL", "task": {"epochs": 4}},
     "learning rate / 2": {"task": {"learning_rate": 3.5e-4}},
     "learning rate / 2, twice the epochs": {"task": {"learning_rate": 3.5e-4, "epochs": 4}},
     "batch / 2": {"task": {"batch_size": 64}},
