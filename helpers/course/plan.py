@@ -153,7 +153,8 @@ ARCHITECTURES = {
         "llama", 28, 3584, 18944, 28, 4, 152064, tied=False, qkv_bias=True, stored=HALF),
 }
 FAMILIES = {"gpt2": "gpt2", "gpt_neo": "gpt_neo", "gpt_neox": "gpt_neox", "llama": "llama",
-            "mistral": "llama", "qwen2": "llama", "gemma": "llama", "distilbert": "distilbert"}
+            "mistral": "llama", "qwen2": "llama", "gemma": "llama", "distilbert": "distilbert",
+            "bert": "distilbert", "roberta": "distilbert", "xlm-roberta": "distilbert"}
 
 
 def from_config(config: Mapping[str, Any], name: str = "this model") -> Architecture:
@@ -178,6 +179,12 @@ def from_config(config: Mapping[str, Any], name: str = "this model") -> Architec
     half = "16" in str(config.get("dtype") or config.get("torch_dtype"))
     stored = HALF if half else FLOAT
     width = config["hidden_size"]
+    if FAMILIES[kind] == "distilbert":  # BERT and its kin: layers alike, and rows for token types
+        heads = config["num_attention_heads"]
+        return Architecture(
+            "distilbert", config["num_hidden_layers"], width, config["intermediate_size"], heads,
+            heads, config["vocab_size"],
+            config["max_position_embeddings"] + config["type_vocab_size"], stored=stored)
     if kind == "gpt_neo":
         return Architecture(kind, config["num_layers"], width,
                             config.get("intermediate_size") or 4 * width, config["num_heads"],

@@ -79,6 +79,18 @@ def test_parameters_are_those_that_transformers_makes(name):
     assert read.query_width == shape.query_width
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+def test_classifiers_of_the_bert_family_are_counted(kind):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.for_model(kind, hidden_size=96, num_hidden_layers=3, intermediate_size=200,
+                                  num_attention_heads=4, vocab_size=500, num_labels=2)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    assert plan.from_config(config.to_dict()).parameters("sentiment") == sum(
+        p.numel() for p in model.parameters())
+
+
 @pytest.mark.parametrize(("name", "tied"), [("google/gemma-2b", True),
                                             ("HuggingFaceTB/SmolLM2-135M", False)])
 def test_what_a_file_leaves_out_is_what_transformers_takes_for_it(name, tied):
