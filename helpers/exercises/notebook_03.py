@@ -126,8 +126,9 @@ def check_broken_labels(diagnosis: Any) -> str:
 
 SHARE = {
     "first": "the first token of a row is predicted by nothing, so it has no loss",
-    "mean of rows": "this is the mean of the rows' shares; the loss is a mean over tokens, in which "
-                    "a long row weighs more",
+    "mean of rows":
+        "this is the mean of the rows' shares; the loss is a mean over tokens, where long rows "
+        "weigh more",
     "other way": "this is the share of the answers; the prompts have the rest",
     "ratio": "this is prompt over answer; divide by all tokens that count",
 }
