@@ -5,9 +5,9 @@
 Needs the stages `sft` and `reward_model` of the embedded profile and makes them if they are
 missing. A part takes a few minutes; what is stored is not run again unless `--anew`.
 
-`judge` trains a second reward model that shares nothing with the first but the world: the base
-model as its backbone, a head of another seed, pairs of the test split, on whose other pairs and on
-the validation pairs both are measured. It is kept in `runs/`, and no policy is trained on it.
+`judge` trains a second reward model on other pairs (of the test split) and on the base model before
+fine-tuning, with a head of another seed; on the other test pairs and on the validation pairs both
+are measured. It is kept in `runs/`, and no policy is trained on it.
 `kl_SEED` is notebook 05's run with that seed; `free_SEED` has no KL term and more updates. Each
 checkpoint answers held-out questions once, with the same random numbers: means of `gold`, `reward`
 (the judge that PPO is paid by) and `second` (in its own unit), and KL in nats (k1), on the half of

@@ -192,9 +192,21 @@ def notebooks(check: Check, settings: Settings) -> dict[str, Any]:
     if done.returncode:
         raise UserError((done.stderr or done.stdout).strip()[-600:])
     ran = json.loads((Path(settings.runs) / "summary.json").read_text(encoding="utf-8"))
-    return {"learned": True, "notebooks": {
+    return {"learned": notebooks_learned(ran["notebooks"]), "notebooks": {
         name: {key: row[key] for key in ("status", "seconds", "peak_memory_mb", "metrics")}
         for name, row in ran["notebooks"].items()}}
+
+
+def notebooks_learned(ran: dict[str, Any]) -> bool:
+    """Whether 04's reward model is right on more than half of the held-out pairs, and 05's policy
+    earns more than it did at its start. A number that was not recorded shows nothing."""
+    found = {name[:2]: row["metrics"] for name, row in ran.items()}
+    judge, policy = found.get("04", {}), found.get("05", {})
+    numbers = [judge.get("accuracy"), policy.get("reward_before"), policy.get("reward_after")]
+    if any(number is None or not np.isfinite(number) for number in numbers):
+        return False
+    accuracy, before, after = numbers
+    return accuracy > 0.5 and after > before
 
 
 PARTS: dict[str, tuple[Callable[[Check, Settings], dict[str, Any]], str, dict[str, Any]]] = {

@@ -14,8 +14,7 @@ are few. `m0` to `m3` share no pair and are an ensemble too. `noise`: share of t
 round on purpose, beyond the annotators' own. `zoo-…`: backbones that `data/build.py` pretrained,
 without fine-tuning. `fresh` has m0's pairs and half as many new ones, labelled by simulated
 annotators: pairs among the answers that m0 likes best of 64 to other questions; `more` has as many
-shipped ones in their place. `second` shares nothing with the others but the world: base model,
-test pairs.
+shipped ones in their place. `second` learned from test pairs, on the base model before fine-tuning.
 
 `rl` is PPO paid by the reward model of 04 without a KL term, with half the batch of notebook 05 and
 more updates; every second one answers held-out questions, which all judges then read.

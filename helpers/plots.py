@@ -7,7 +7,7 @@ panel of its own, so that a figure reads the same on a light and on a dark page.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,16 +93,22 @@ def lines(
 def histograms(
     groups: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "", bins: int = 40
 ) -> Figure:
-    """Overlaid histograms of several groups on common bins, each as a share of its group."""
+    """Overlaid histograms of several groups on common bins, each as a share of its group.
+
+    Three groups or more are outlines, since their fillings would merge.
+    """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots()
     values = np.concatenate([np.asarray(v, dtype=float) for v in groups.values()])
     edges = np.histogram_bin_edges(values[np.isfinite(values)], bins=bins)
+    look: dict[str, Any] = (
+        {"histtype": "stepfilled", "alpha": 0.35} if len(groups) < 3 else
+        {"histtype": "step", "lw": 1.8})
     for i, (label, group) in enumerate(groups.items()):
         group = np.asarray(group, dtype=float)
         axes.hist(group, edges.tolist(), weights=np.full(len(group), 1 / max(len(group), 1)),
-                  histtype="stepfilled", alpha=0.35, color=COLOURS[i % len(COLOURS)])
+                  color=COLOURS[i % len(COLOURS)], **look)
         axes.axvline(float(np.nanmean(group)), color=COLOURS[i % len(COLOURS)], lw=1.5,
                      label=f"{label} (line: mean)")
     axes.set(xlabel=xlabel, ylabel="share of the group", title=title)
@@ -315,15 +321,43 @@ def dots(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.0, 0.8 + 0.36 * len(groups)))
+    _draw_dots(axes, groups, reference)
+    axes.set(yticklabels=list(groups), xlabel=xlabel, title=title)
+    return figure
+
+
+def dot_panels(
+    panels: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str = "",
+    base: str | None = None,
+) -> Figure:
+    """`dots` side by side: one panel per measure, the same labels in each.
+
+    A dashed line in every panel stands at the estimate of the label `base`.
+    """
+    import matplotlib.pyplot as plt
+
+    labels = list(next(iter(panels.values())))
+    figure, row = plt.subplots(1, len(panels), figsize=(9.1, 0.9 + 0.3 * len(labels)),
+                               sharey=True, squeeze=False)
+    for axes, (measure, groups) in zip(row[0], panels.items(), strict=True):
+        _draw_dots(axes, {label: groups[label] for label in labels},
+                   groups[base][0] if base else None)
+        axes.set_xlabel(measure)
+    row[0, 0].set_yticklabels(labels)
+    figure.suptitle(title)
+    return figure
+
+
+def _draw_dots(
+    axes: Axes, groups: Mapping[str, tuple[float, float, float]], reference: float | None
+) -> None:
     for row, (estimate, low, high) in enumerate(groups.values()):
         axes.plot([low, high], [row, row], color=COLOURS[0], lw=2.4, solid_capstyle="butt")
         axes.plot(estimate, row, "o", color=COLOURS[0], ms=7)
     if reference is not None:
         axes.axvline(reference, color="#6B6B6B", ls="--", lw=1.2)
-    axes.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=xlabel, title=title,
-             ylim=(len(groups) - 0.5, -0.5))
+    axes.set(yticks=range(len(groups)), ylim=(len(groups) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
-    return figure
 
 
 # --- 05, PPO --------------------------------------------------------------------------------

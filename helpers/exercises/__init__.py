@@ -22,6 +22,7 @@ from helpers.exercises.notebook_03 import (
     broken_labels,
     check_broken_labels,
     check_mask_turns,
+    check_prompt_share,
     check_untrained_loss,
 )
 from helpers.exercises.notebook_04 import (
@@ -95,6 +96,7 @@ __all__ = [
     "check_peak",
     "check_plausible_trap",
     "check_preference_probability",
+    "check_prompt_share",
     "check_prompts_needed",
     "check_proxies",
     "check_rating_zero",

@@ -1,4 +1,4 @@
-"""Checkers of notebook 03: labels of a dialogue, the loss of knowing nothing, broken labels."""
+"""Checkers of notebook 03: labels of a dialogue, loss of ignorance, broken labels, no mask."""
 
 from __future__ import annotations
 
@@ -121,3 +121,42 @@ def check_broken_labels(diagnosis: Any) -> str:
     """Exercise 03.3: `{"A": cause, …}` for the columns of `broken_labels`; causes are `CAUSES`."""
     check_diagnosis(diagnosis, BROKEN, CAUSES, what="collator")
     return "none of the four stops a run, and no loss curve would tell you; reading one row does"
+
+# --- 03.4 ------------------------------------------------------------------------------------
+
+SHARE = {
+    "first": "the first token of a row is predicted by nothing, so it has no loss",
+    "mean of rows":
+        "this is the mean of the rows' shares; the loss is a mean over tokens, where long rows "
+        "weigh more",
+    "other way": "this is the share of the answers; the prompts have the rest",
+    "ratio": "this is prompt over answer; divide by all tokens that count",
+}
+
+
+def _prompt_share(
+    prompts: Sequence[int], answers: Sequence[int], wrong: frozenset[str] = frozenset()
+) -> float:
+    parts = [(p if "first" in wrong else p - 1, a) for p, a in zip(prompts, answers, strict=True)]
+    if "other way" in wrong:
+        parts = [(a, p) for p, a in parts]
+
+    def share(prompt: int, answer: int) -> float:
+        return prompt / (answer if "ratio" in wrong else prompt + answer)
+
+    if "mean of rows" in wrong:
+        return sum(share(*one) for one in parts) / len(parts)
+    return share(sum(p for p, _ in parts), sum(a for _, a in parts))
+
+
+@checker
+def check_prompt_share(function: Callable) -> str:
+    """Exercise 03.4: `function(prompts, answers)`, the share of an unmasked loss that is prompts.
+
+    Both are lengths in tokens, row by row; the end of text counts with its answer.
+    """
+    return Exercise(
+        _prompt_share, SHARE,
+        [([20, 5, 60], [10, 30, 12]), ([19], [6]), ([3, 40], [25, 4])],
+        "so much of every step goes into writing questions", hint="one number for the batch",
+    ).check(function)

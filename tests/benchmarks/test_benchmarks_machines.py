@@ -13,8 +13,8 @@ ROWS = [row for row in json.loads((paths.ROOT / "benchmarks" / "results" / "mach
                                   .read_text(encoding="utf-8"))["rows"] if row["what"] == "course"]
 MEASURED = set.intersection(*(set(row["metrics"]) for row in ROWS))
 BOUNDS = [(stem, text) for stem, wanted in expected.read().items() for text in wanted["bounds"]
-          if stem in MEASURED]
-# Newer than the last measurements of all machines; benchmarks/machines.py brings them in.
+          if sum(stem in row["metrics"] for row in ROWS) >= 3]
+# Newer than some machines' last measurements; benchmarks/machines.py brings them in.
 NOT_YET = {"08_beyond_ppo", "09_over_optimisation", "10_your_own_feedback"}
 
 
@@ -27,8 +27,9 @@ def test_the_course_was_run_on_several_machines():
 
 
 @pytest.mark.parametrize(("stem", "text"), BOUNDS, ids=lambda value: value)
-def test_a_bound_holds_everywhere_and_lies_two_spreads_away(stem, text):
-    margins = np.array([expected.margin(text, row["metrics"][stem]) for row in ROWS])
+def test_a_bound_holds_wherever_it_was_measured_and_lies_two_spreads_away(stem, text):
+    margins = np.array([expected.margin(text, row["metrics"][stem]) for row in ROWS
+                        if stem in row["metrics"]])
     assert (margins >= 0).all()
     assert margins.mean() >= 2 * margins.std(ddof=1), f"{text} lies within two spreads: {margins}"
 

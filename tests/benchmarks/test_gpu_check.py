@@ -39,6 +39,16 @@ def test_every_part_is_what_the_profile_and_the_plan_know(part, tmp_path):
     assert 0 < plan.peak(planned) < 16 * 2**30
 
 
+@pytest.mark.parametrize(("accuracy", "after", "learned"), [
+    (0.6, 0.3, True), (0.5, 0.3, False), (0.6, 0.1, False), (0.6, float("nan"), False),
+    (None, 0.3, False)])
+def test_notebooks_that_ran_have_learned_only_where_their_metrics_say_so(accuracy, after, learned):
+    ran = {"04_reward_modelling": {"metrics": {"accuracy": accuracy}},
+           "05_ppo_from_scratch": {"metrics": {"reward_before": 0.1, "reward_after": after}}}
+    assert gpu_check.notebooks_learned(ran) is learned
+    assert not gpu_check.notebooks_learned({"04_reward_modelling": ran["04_reward_modelling"]})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["sft", "full", "ppo", "trl"])
 def test_a_part_trains_a_tiny_model(part, tmp_path):

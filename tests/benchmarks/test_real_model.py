@@ -201,6 +201,18 @@ def test_notebooks_run_on_the_model_with_the_cuts_and_only_once(job, notebook_tr
     assert str(job.model) in next(job.folder("notebooks").rglob("01_first.ipynb")).read_text()
 
 
+def test_the_plan_is_within_a_twentieth_of_what_was_measured():
+    """Of the stored rows; the plan is what `doctor` promises of a machine that nobody has tried."""
+    stored = json.loads((ROOT / "benchmarks" / "results" / "real_model.json").read_text())
+    rows = {row["arm"]: row for row in stored["rows"] if row["part"] == "memory"}
+    assert {"sft, full", "reward model, full", "reward model, LoRA", "reward model, NF4",
+            "ppo, LoRA"} <= set(rows)
+    for arm, row in rows.items():
+        ratio = row["planned_mb"] / row["measured_mb"]
+        assert ratio == pytest.approx(row["planned_over_measured"], abs=1e-3), arm
+        assert 0.95 < ratio < 1.05, arm
+
+
 def test_memory_is_measured_in_a_process_of_its_own_against_the_plan(job, monkeypatch):
     monkeypatch.setattr(real_model, "ARMS", {"ppo, LoRA": real_model.ARMS["ppo, LoRA"]})
     (row,) = rows(job, "memory")

@@ -31,6 +31,12 @@ def labels(turns):
     return out
 
 
+def prompt_share(prompts, answers):
+    counts = [label for p, a in zip(prompts, answers, strict=True) for label in
+              [None, *["prompt"] * (p - 1), *["answer"] * a]]
+    return counts.count("prompt") / sum(one is not None for one in counts)
+
+
 def advantages(rewards, values, mask, gamma, lam):
     out = torch.zeros_like(values)
     for row in range(len(rewards)):
@@ -128,6 +134,7 @@ RIGHT = {
     exercises.check_plausible_trap: lambda f: f @ gw.TRUE_WEIGHTS + 1.5 * f[..., gw.STEP],
     exercises.check_bits_per_byte: bits,
     exercises.check_mask_turns: labels,
+    exercises.check_prompt_share: prompt_share,
     exercises.check_gae: advantages,
     exercises.check_clipped_loss: clipped,
     exercises.check_token_rewards: token_rewards,
@@ -145,7 +152,7 @@ RIGHT = {
 }
 SCALAR = {check for check in RIGHT if check.__name__ in (
     "check_preference_probability", "check_bits_per_byte",
-    "check_clipped_loss", "check_best_of", "check_fair_win_rate",
+    "check_prompt_share", "check_clipped_loss", "check_best_of", "check_fair_win_rate",
     "check_dpo_loss", "check_best_of_n_kl", "check_peak")}
 
 
@@ -374,6 +381,12 @@ MISTAKES = [
     (c.check_mask_turns, lambda t: turned(t, lambda who, i: i == answers(t)[-1], ends=False),
      "two things at once: only the last answer"),
     (c.check_mask_turns, lambda t: labels(t)[:-1], "one label for each token"),
+    (c.check_prompt_share, lambda p, a: sum(p) / (sum(p) + sum(a)), "predicted by nothing"),
+    (c.check_prompt_share, lambda p, a: np.mean([prompt_share([x], [y]) for x, y in zip(
+        p, a, strict=True)]), "mean over tokens"),
+    (c.check_prompt_share, lambda p, a: 1 - prompt_share(p, a), "share of the answers"),
+    (c.check_prompt_share, lambda p, a: (sum(p) - len(p)) / sum(a), "prompt over answer"),
+    (c.check_prompt_share, lambda p, a: sum(p) / sum(a), "two things at once: the first token"),
     (c.check_response_mask, lambda m, w: m[:, w:], "sampled pad"),
     (c.check_response_mask, lambda m, w: m.cumprod(1)[:, w:], "drop the prompt first"),
     (c.check_response_mask, lambda m, w: m.cumprod(1), "the prompt's columns are left out"),
