@@ -73,8 +73,8 @@ def test_a_policy_in_memory_is_exported_whole_with_its_adapters_merged(settings,
 
     model, tokenizer = policy
     plain = {name: weight.clone() for name, weight in model.state_dict().items()}
-    config = LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False, fan_in_fan_out=True,
-                        task_type="CAUSAL_LM")
+    config = LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False,
+                        fan_in_fan_out=True, task_type="CAUSAL_LM")
     folder = export.export_model(settings, get_peft_model(model, config), tokenizer,
                                  tmp_path / "mine", "session", {"labels": 90}, ["sft"])
     assert not (folder / "adapter_config.json").exists()
