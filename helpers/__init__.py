@@ -16,7 +16,7 @@
 | `reward/` | model, training, measures, how far it can be pushed | 04, 05, 06, 07, 08, 09, 10 |
 | `ppo` | the mathematics of PPO | 05, 08 |
 | `ppo_loop` | PPO as plain as it can be written | |
-| `ppo_trainer` | PPO as it is really done | 05, 06, 07, 08 |
+| `ppo_trainer` | PPO as it is really done | 05, 06, 07, 08, 10 |
 | `ppo_diagnostics` | what to look at while it runs | 05 |
 | `preference` | beside PPO: losses of pairs and groups, best-of-n, their optima | 08, 10 |
 | `control` | PPO on small environments | 05 |

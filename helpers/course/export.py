@@ -2,13 +2,18 @@
 
 The folder holds what `from_pretrained` reads, the settings the answers are drawn with, the form of
 a dialogue as a chat template, so that a server asks the model as it was trained to be asked, and a
-model card (https://huggingface.co/docs/hub/model-cards).
+model card (https://huggingface.co/docs/hub/model-cards). Policies are stored with their adapters
+merged, so what is exported is a whole model: an adapter by itself is to be had only of a quantised
+reward model, which is stored so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ NAMES = {
     "dpo": "A policy trained by DPO on pairs of answers", "rloo": "A policy trained by RLOO on a "
     "learned reward", "best_of_n_sft": "A policy that imitates its own best answers by a learned "
     "reward",
+    "session": "A policy trained by DPO on the labels of one session",
     "reward_model": "A reward model: one number for a prompt with its response, higher is better"}
 # The `Human:` and `Assistant:` turns of `engine.dialogues.render_prompt`, in Jinja.
 TEMPLATE = (
@@ -52,9 +58,7 @@ def export(settings: Settings, stage: str, folder: str | Path) -> Path:
                         f"`python -m helpers run --notebooks {maker} --profile {settings.name}`.")
     if fault := artifacts.damage(stage, settings):
         raise UserError(f"stage {stage} {fault}; it is not exported.")
-    if target.exists():
-        raise UserError(f"{target} is there already; give the name of a new folder.")
-    with saving(target, "give a folder you may write to"), artifacts.write_aside(target) as aside:
+    with _new(target) as aside:
         for path in (Path(settings.artifacts) / stage).iterdir():
             if path.name != "stage.json":
                 (shutil.copytree if path.is_dir() else shutil.copy2)(path, aside / path.name)
@@ -62,6 +66,47 @@ def export(settings: Settings, stage: str, folder: str | Path) -> Path:
             _ask_as_trained(aside, settings, stage)
         (aside / "README.md").write_text(card(info), encoding="utf-8")
     return target
+
+
+def export_model(
+    settings: Settings, model: Any, tokenizer: Any, folder: str | Path, name: str,
+    metrics: dict[str, float], parents: Sequence[str] = (),
+) -> Path:
+    """The same for a policy in memory that is no stage: its adapters, if it has some, merged.
+
+    Args:
+        name: what the card calls it; one of `NAMES`, or another.
+        metrics, parents: what was measured of it, and the stages it was made from, for the card.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserError: the folder is there already, or cannot be written.
+    """
+    from helpers.engine import adapters  # loads torch, which exporting a stage does without
+
+    target = Path(folder)
+    with _new(target) as aside:
+        adapters.stored_as(model).save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        _ask_as_trained(aside, settings, name)
+        (aside / "README.md").write_text(card({
+            "stage": name, "profile": settings.name, "seed": settings.seed, "metrics": metrics,
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hash": artifacts.folder_hash(aside), "settings": {"models.base": settings.models.base},
+            "parents": {stage: artifacts.stage_hash(stage, settings) for stage in parents}}),
+            encoding="utf-8")
+    return target
+
+
+@contextlib.contextmanager
+def _new(target: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `target`, which must not be there, when all went well."""
+    if target.exists():
+        raise UserError(f"{target} is there already; give the name of a new folder.")
+    with saving(target, "give a folder you may write to"), artifacts.write_aside(target) as aside:
+        yield aside
 
 
 def _ask_as_trained(folder: Path, settings: Settings, stage: str) -> None:
@@ -97,7 +142,7 @@ def card(info: dict[str, Any]) -> str:
         f"seed {info['seed']} at {info['made_at']}.", "",
         f"- Base model: `{base}`", f"- Made from the stages: {parents or 'none'}",
         f"- Weights and tokenizer: {info['hash']} (the first digits of their SHA-256)",
-        f"- Libraries: {versions}", "", "## Measured when it was made", "",
+        *([f"- Libraries: {versions}"] if versions else []), "", "## Measured when it was made", "",
         *_table(("measure", "value"), info.get("metrics", {})), "",
         "## Settings that made it", "", *_table(("setting", "value"), settings), "",
         "## What it is not", "",

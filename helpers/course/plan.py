@@ -484,10 +484,7 @@ def _beyond_ppo(settings: Settings, way: Way, reward: Way, scored: int) -> list[
     plain = replace(way, rank=0, nf4=False)
     always = [*held("fine-tuned model", shape, "text", plain),  # and the reference of ours
               *held("reward model", judge, "score", reward)]
-    logits = 2 * FLOAT * 2 * own.rows * ppo.max_new_tokens * shape.vocabulary
-    dpo = [*trained("policy", shape, "text", way, 2 * own.rows, length,
-                    logits + _head_copy(shape, way, FLOAT)),
-           *sampled("policy", shape, way, ASKED_AT_ONCE, length),
+    dpo = [*_dpo(settings, way), *sampled("policy", shape, way, ASKED_AT_ONCE, length),
            *read("reward model", judge, reward, scored, length)]
     rloo = _learner(settings, way, reward, scored, min(ppo.micro_batch_size, half), half)
 
@@ -498,6 +495,15 @@ def _beyond_ppo(settings: Settings, way: Way, reward: Way, scored: int) -> list[
                 *sampled("policy", shape, way, max(own.batch_size, ASKED_AT_ONCE), length),
                 *read("reward model", judge, reward, scored, length)]
     return max(([*always, *part] for part in (dpo, rloo, dpo_trl, rloo_trl)), key=peak)
+
+
+def _dpo(settings: Settings, way: Way) -> list[Component]:
+    """The policy in the course's DPO, of notebook 08 and of 10's labels, without its reference."""
+    shape, size = architecture("base", settings), settings.ppo
+    rows = 2 * settings.preference.rows
+    logits = 2 * FLOAT * rows * size.max_new_tokens * shape.vocabulary
+    return trained("policy", shape, "text", way, rows, size.max_prompt_tokens + size.max_new_tokens,
+                   logits + _head_copy(shape, way, FLOAT))
 
 
 def with_trl(
@@ -526,7 +532,7 @@ def _over_optimisation(settings: Settings, way: Way, reward: Way, scored: int) -
 
 
 def _own_feedback(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:
-    """The fullest of notebook 10's parts: the AI judge, or asking all policies after it."""
+    """The fullest of notebook 10's parts: the AI judge, DPO, or asking all policies after it."""
     shape, judge = (architecture(name, settings) for name in ("base", settings.models.judge))
     plain = replace(way, rank=0, nf4=False)
     features = [
@@ -541,10 +547,14 @@ def _own_feedback(settings: Settings, way: Way, reward: Way, scored: int) -> lis
     sft = held("fine-tuned model", shape, "text", plain)
     judging = [*sft, *other, *read("AI judge", judge, plain, rows, length),
                Component("AI judge", "logits", logits, ("score",))]
+    scorer = held(
+        "reward model", architecture(settings.models.reward_base, settings), "score", reward)
+    learning = [*sft, *scorer, *_dpo(settings, way)]
     asking = [*_over_optimisation(settings, way, reward, scored),
-              *held("policy", shape, "text", plain),  # one after another, the next beside the last
+              *(part for part in _dpo(settings, way) if part.what == "weights"),
+              *held("other policy", shape, "text", plain),  # one after another, beside the last
               *held("next policy", shape, "text", plain)]
-    return max(([*sft, *features], judging, asking), key=peak)
+    return max(([*sft, *features], judging, learning, asking), key=peak)
 
 
 def _ppo_trl(settings: Settings, way: Way, reward: Way, scored: int) -> list[Component]:

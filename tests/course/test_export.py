@@ -68,6 +68,29 @@ def test_the_card_says_what_the_stage_says(settings, policy, tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_a_policy_in_memory_is_exported_whole_with_its_adapters_merged(settings, policy, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = policy
+    plain = {name: weight.clone() for name, weight in model.state_dict().items()}
+    config = LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=False,
+                        fan_in_fan_out=True, task_type="CAUSAL_LM")
+    folder = export.export_model(settings, get_peft_model(model, config), tokenizer,
+                                 tmp_path / "mine", "session", {"labels": 90}, ["sft"])
+    assert not (folder / "adapter_config.json").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    moved = {name for name, weight in plain.items() if not torch.equal(weight, loaded[name])}
+    assert moved and all("c_attn" in name for name in moved)
+    drawn = GenerationConfig.from_pretrained(folder)
+    assert drawn.temperature == settings.ppo.temperature
+    assert AutoTokenizer.from_pretrained(folder).chat_template == export.TEMPLATE
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "DPO on the labels of one session" in text and "| labels | 90 |" in text
+    assert artifacts.stage_hash("sft", settings) in text
+    with pytest.raises(UserError, match="is there already"):
+        export.export_model(settings, model, tokenizer, folder, "session", {})
+
+
 def test_a_base_from_the_hub_is_named_in_the_cards_head():
     info = {"stage": "sft", "profile": "gpt2", "seed": 0, "made_at": "today", "hash": "abc",
             "settings": {"models.base": "openai-community/gpt2@607a30d"}}

@@ -284,8 +284,10 @@ def test_with_twice_the_pairs_notebook_08_would_not_fit():
 
 def test_the_judge_is_held_beside_the_model_that_is_judged():
     alone, two = (plan.plan(load_profile("a100", {
-        "models.judge": judge, "reward.max_length": 2048}), "own_feedback", half=True)
+        "models.judge": judge, "reward.max_length": 3072}), "own_feedback", half=True)
         for judge in ("sft", "Qwen/Qwen2.5-7B-Instruct"))
+    # without a judge, asking all policies is the fullest: two at a time, and that of the labels
+    assert {"policy", "other policy", "next policy"} <= {c.model for c in alone}
     assert ("AI judge", "weights") not in {(c.model, c.what) for c in alone}
     [weights] = [c for c in two if (c.model, c.what) == ("AI judge", "weights")]
     assert weights.bytes == pytest.approx(15.2e9, rel=0.01)  # bfloat16, at every moment
