@@ -197,7 +197,8 @@ def verdict_sentence(
 
 
 def write_report(
-    folder: Path, title: str, findings: Sequence[tuple[str, str, Sequence[float], float | None, str]]
+    folder: Path, title: str,
+    findings: Sequence[tuple[str, str, Sequence[float], float | None, str]],
 ) -> list[Path]:
     """One report in Markdown and in HTML: under each question its findings, a sentence each.
 

@@ -214,8 +214,8 @@ def test_a_report_says_each_finding_once_in_both_files_under_its_question(tmp_pa
     markdown, page = (file.read_text(encoding="utf-8") for file in report.write_report(
         tmp_path / "new", "A & B", findings))
     assert markdown == (
-        "# A & B\n\n## Better?\n\nShown: 2 of 2.\n\n- A <b> beats B: 62 % [58, 67].\n- its score is "
-        "higher: 0.30 [0.20, 0.40].\n\n## At what cost?\n\nShown: 0 of 2; of 1 the opposite.\n\n"
+        "# A & B\n\n## Better?\n\nShown: 2 of 2.\n\n- A <b> beats B: 62 % [58, 67].\n- its score "
+        "is higher: 0.30 [0.20, 0.40].\n\n## At what cost?\n\nShown: 0 of 2; of 1 the opposite.\n\n"
         "- Not shown: it forgot: 0.010 bits per byte [-0.020, 0.030], which holds 0.\n"
         "- The opposite of: it is kind: -0.30 [-0.40, -0.20], all below 0.\n\n"
         "## How far?\n\n- KL: 6.80 nats [6.30, 7.40].\n")
