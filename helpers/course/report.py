@@ -153,27 +153,27 @@ def text_warning(settings: Settings) -> None:
 
 
 def verdict(
-    claim: str, estimate: float, low: float, high: float, null: float = 0.0, unit: str = ""
+    claim: str, estimate: float, low: float, high: float, null: float | None = 0.0, unit: str = ""
 ) -> None:
     """Print whether a claim is shown, from its number and its interval.
 
     Args:
         claim: what an interval wholly above `null` shows, such as "PPO beats SFT".
         estimate, low, high: the number and its interval's ends.
-        null: the value of no difference, 0.5 for a win rate.
+        null: the value of no difference, 0.5 for a win rate; None where nothing is claimed, and
+            `claim` names what was measured.
         unit: written after each number; "%" and "percentage points" turn shares into hundredths.
     """
     print(verdict_sentence(claim, estimate, low, high, null, unit))
 
 
 def verdict_sentence(
-    claim: str, estimate: float, low: float, high: float, null: float = 0.0, unit: str = ""
+    claim: str, estimate: float, low: float, high: float, null: float | None = 0.0, unit: str = ""
 ) -> str:
     """The sentence that `verdict` prints."""
-    numbers = [float(x) for x in (estimate, low, high, null)]
-    if not all(math.isfinite(x) for x in numbers):
+    estimate, low, high = float(estimate), float(low), float(high)
+    if not all(math.isfinite(x) for x in (estimate, low, high, null or 0.0)):
         return f"{claim}: cannot be judged, a number is not finite."
-    estimate, low, high, null = numbers
     if low > high:
         raise UserError(f"verdict {claim!r}: the interval [{low:g}, {high:g}] is upside down.")
     hundredths = unit in ("%", "percentage points")
@@ -181,22 +181,28 @@ def verdict_sentence(
     value = below = above = zero = ""
     for more in range(4):  # an end must not look like the null when it is not
         value, below, above, zero = (
-            f"{scale * x:z.{digits + more}f}" for x in (estimate, low, high, null))
-        if zero not in (below, above) or null in (low, high):
+            f"{scale * x:z.{digits + more}f}" for x in (estimate, low, high, null or 0.0))
+        if null is None or zero not in (below, above) or null in (low, high):
             break
     space = f" {unit}" if unit else ""
     interval = f"{value}{space} [{below}, {above}]"
-    if low > null:
+    zero = zero if null else "0"
+    words = claim.lstrip()  # what stands before them sets the line in, and stays before it
+    margin = claim[: len(claim) - len(words)]
+    if null is None or low > null:
         return f"{claim}: {interval}."
     if high < null:
-        return f"{claim}: no, the opposite: {interval}, all below {zero}{space}."
-    return f"{claim}: no difference shown: {interval}, an interval that holds {zero}{space}."
+        return f"{margin}The opposite of: {words}: {interval}, all below {zero}."
+    return f"{margin}Not shown: {words}: {interval}, which holds {zero}."
 
 
 def write_report(
-    folder: Path, title: str, findings: Sequence[tuple[str, str, Sequence[float], float, str]]
+    folder: Path, title: str,
+    findings: Sequence[tuple[str, str, Sequence[float], float | None, str]],
 ) -> list[Path]:
     """One report in Markdown and in HTML: under each question its findings, a sentence each.
+
+    Before them stands how many of the question's claims are shown, and of how many the opposite.
 
     Args:
         folder: made if it is not there; gets `report.md` and `report.html`.
@@ -212,14 +218,21 @@ def write_report(
     if not findings:
         raise UserError("a report needs at least one finding; the list is empty.")
     by_question: dict[str, list[str]] = {}
+    fates: dict[str, list[str]] = {}
     for question, claim, numbers, null, unit in findings:
         estimate, low, high = numbers
         by_question.setdefault(question, []).append(
             verdict_sentence(claim, estimate, low, high, null, unit))
+        if null is not None:
+            fates.setdefault(question, []).append(
+                "shown" if low > null else "opposite" if high < null else "open")
+    count = {question: _count(fates.get(question, [])) for question in by_question}
     markdown, page = [f"# {title}"], [f"<h1>{html.escape(title)}</h1>"]
     for question, said in by_question.items():
-        markdown += [f"## {question}", "\n".join(f"- {sentence}" for sentence in said)]
-        page += [f"<h2>{html.escape(question)}</h2>", "<ul>",
+        markdown += [f"## {question}", *count[question],
+                     "\n".join(f"- {sentence}" for sentence in said)]
+        page += [f"<h2>{html.escape(question)}</h2>",
+                 *(f"<p>{line}</p>" for line in count[question]), "<ul>",
                  *(f"<li>{html.escape(sentence)}</li>" for sentence in said), "</ul>"]
     folder.mkdir(parents=True, exist_ok=True)
     head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}'
@@ -228,6 +241,15 @@ def write_report(
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in files]
+
+
+def _count(fates: Sequence[str]) -> list[str]:
+    """How many claims are shown, in one line; no line where nothing is claimed."""
+    if not fates:
+        return []
+    turned = fates.count("opposite")
+    return [f"Shown: {fates.count('shown')} of {len(fates)}"
+            + (f"; of {turned} the opposite." if turned else ".")]
 
 
 def _digits(*values: float) -> int:

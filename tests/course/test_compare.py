@@ -37,7 +37,7 @@ ALIKE = [
 APART = [
     ("accuracy 0.81", "accuracy 0.83"), ("right 61 % of the time", "right 65 % of the time"),
     ("7 pairs", "8 pairs"), ("1.2e-05", "1.4e-05"),
-    ("PPO beats SFT", "no difference shown"), ("mean 0.5", "mean nan"), ("-0.3", "0.3"),
+    ("PPO beats SFT", "Not shown: PPO beats SFT"), ("mean 0.5", "mean nan"), ("-0.3", "0.3"),
     ("gpt2-1.9m", "gpt2-5.9m"), ("1,200 rows", "1,300 rows"), ("1 2", "1 2 3"), ("a", "a\nb"),
     ("−0.50", "−0.52"),
 ]
@@ -64,7 +64,7 @@ def test_a_cell_states_its_own_tolerance():
 
 
 def test_on_another_machine_a_cell_may_ask_for_less():
-    old, new = printed("PPO beats SFT: 0.61"), printed("no difference shown: 0.52")
+    old, new = printed("PPO beats SFT: 0.61"), printed("Not shown: PPO beats SFT: 0.52")
     assert differences(old, new, False, elsewhere="shape") == []
     assert differences(old, new, True, elsewhere="shape")
     assert differences(old, new, False)

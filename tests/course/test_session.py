@@ -95,18 +95,25 @@ def test_records_are_printed_and_handed_over(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("numbers, sentence", [
     ((0.61, 0.57, 0.65, 0.5, "%"), "PPO wins: 61 % [57, 65]."),
     ((0.52, 0.47, 0.57, 0.5, "%"),
-     "PPO wins: no difference shown: 52 % [47, 57], an interval that holds 50 %."),
-    ((0.40, 0.35, 0.45, 0.5, "%"), "PPO wins: no, the opposite: 40 % [35, 45], all below 50 %."),
+     "Not shown: PPO wins: 52 % [47, 57], which holds 50."),
+    ((0.40, 0.35, 0.45, 0.5, "%"), "The opposite of: PPO wins: 40 % [35, 45], all below 50."),
     ((0.53, 0.5004, 0.56, 0.5, "%"), "PPO wins: 53.00 % [50.04, 56.00]."),
     ((1.5, 0.5, 2.5, 0.0, "nats"), "PPO wins: 1.50 nats [0.50, 2.50]."),
     ((0.0, -0.001, 0.0, 0.0, ""),
-     "PPO wins: no difference shown: 0.000 [-0.001, 0.000], an interval that holds 0.000."),
+     "Not shown: PPO wins: 0.000 [-0.001, 0.000], which holds 0."),
     ((float("nan"), 0, 1, 0.5, ""), "PPO wins: cannot be judged, a number is not finite."),
 ])
 def test_a_verdict_follows_from_number_and_interval(numbers, sentence, capsys):
     estimate, low, high, null, unit = numbers
     assert course.verdict("PPO wins", estimate, low, high, null=null, unit=unit) is None
     assert capsys.readouterr().out.strip() == sentence
+
+
+def test_a_claim_set_in_stays_so_when_it_is_not_shown():
+    for numbers, start in (((0, -1, 1), "Not shown: "), ((-2, -3, -1), "The opposite of: ")):
+        for margin in ("   ", "\n"):
+            assert report.verdict_sentence(f"{margin}it fell", *numbers).startswith(
+                f"{margin}{start}it fell: ")
 
 
 def test_an_interval_upside_down_is_refused():
@@ -201,17 +208,28 @@ def test_without_a_number_of_threads_pytorch_keeps_its_own():
 def test_a_report_says_each_finding_once_in_both_files_under_its_question(tmp_path):
     findings = [("Better?", "A <b> beats B", (0.62, 0.58, 0.67), 0.5, "%"),
                 ("At what cost?", "it forgot", (0.01, -0.02, 0.03), 0.0, "bits per byte"),
-                ("Better?", "its score is higher", (0.3, 0.2, 0.4), 0.0, "")]
+                ("Better?", "its score is higher", (0.3, 0.2, 0.4), 0.0, ""),
+                ("At what cost?", "it is kind", (-0.3, -0.4, -0.2), 0.0, ""),
+                ("How far?", "KL", (6.8, 6.3, 7.4), None, "nats")]
     markdown, page = (file.read_text(encoding="utf-8") for file in report.write_report(
         tmp_path / "new", "A & B", findings))
     assert markdown == (
-        "# A & B\n\n## Better?\n\n- A <b> beats B: 62 % [58, 67].\n- its score is higher: 0.30 "
-        "[0.20, 0.40].\n\n## At what cost?\n\n- it forgot: no difference shown: 0.010 bits per "
-        "byte [-0.020, 0.030], an interval that holds 0.000 bits per byte.\n")
+        "# A & B\n\n## Better?\n\nShown: 2 of 2.\n\n- A <b> beats B: 62 % [58, 67].\n- its score "
+        "is higher: 0.30 [0.20, 0.40].\n\n## At what cost?\n\nShown: 0 of 2; of 1 the opposite.\n\n"
+        "- Not shown: it forgot: 0.010 bits per byte [-0.020, 0.030], which holds 0.\n"
+        "- The opposite of: it is kind: -0.30 [-0.40, -0.20], all below 0.\n\n"
+        "## How far?\n\n- KL: 6.80 nats [6.30, 7.40].\n")
     assert "<h1>A &amp; B</h1>" in page and "A &lt;b&gt; beats B: 62 % [58, 67]." in page
-    assert page.count("<li>") == 3 and page.count("<h2>") == 2
+    assert "<p>Shown: 0 of 2; of 1 the opposite.</p>" in page
+    assert page.count("<li>") == 5 and page.count("<h2>") == 3 and page.count("<p>") == 2
     with pytest.raises(UserError, match="at least one finding"):
         report.write_report(tmp_path, "none", [])
+
+
+def test_a_number_without_a_claim_is_told_with_its_interval_and_not_judged():
+    for estimate, low, high in ((6.8, 6.3, 7.4), (0, -1, 1), (-2, -3, -1)):
+        said = report.verdict_sentence("KL", estimate, low, high, null=None, unit="nats")
+        assert said == f"KL: {estimate:.2f} nats [{low:.2f}, {high:.2f}]."
 
 
 def test_a_difference_of_shares_is_told_in_percentage_points():
