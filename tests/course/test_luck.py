@@ -27,7 +27,8 @@ def stored(tmp_path, monkeypatch):
 
 
 def test_the_range_is_that_of_all_runs_of_the_notebook(stored):
-    assert luck.spread("05") == {"gold": luck.Spread(0.5, 0.88, 4, 4)}  # two runs and none say nothing
+    # two runs, or none, say nothing
+    assert luck.spread("05") == {"gold": luck.Spread(0.5, 0.88, 4, 4)}
     assert luck.spread("05_ppo") == luck.spread("05") and luck.spread("04") == {}
     for path in stored.iterdir():
         path.unlink()
