@@ -22,7 +22,6 @@ from helpers.paths import ROOT
 OPTIONAL = {
     "bitsandbytes": "QLoRA in notebook 04 and the profile a100 need it",
     "playwright": "the tests of the rating widgets in a browser need it",
-    "tensorboard": "training curves are not logged without it",
     "jupyterlab": "`make lab` needs it",
     "tornado": "`python -m helpers label` needs it",
     "nbval": "`make regress` needs it",
