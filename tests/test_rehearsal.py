@@ -33,6 +33,7 @@ from helpers import (
     sft,
 )
 from helpers import trl_adapter as ta
+from helpers.course import export
 from helpers.engine import costs
 from helpers.engine.adapters import merged
 from helpers.generation import sample
@@ -405,6 +406,8 @@ def test_our_ppo(gpu, made, tmp_path, family, way, changes):
     first.save(tmp_path / "stored")
     if way:
         assert stayed(merged(first.policy), torch.device("cpu"))
+    written = export.export_model(settings, first.policy, tokenizer, tmp_path / "mine", "mine", {})
+    assert (written / "model.safetensors").is_file()
 
     if changes and not way:
         return
