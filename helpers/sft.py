@@ -169,8 +169,8 @@ def train_sft(
             weight_decay=0.0, max_length=None, packing=False, completion_only_loss=True,
             train_sampling_strategy="group_by_length", logging_steps=max(1, steps // 30),
             save_strategy="steps" if every else "no", save_steps=every or 1, save_total_limit=1,
-            report_to="none", disable_tqdm=True, activation_checkpointing=False,
-            bf16=bf16,
+            report_to="none", disable_tqdm=True, bf16=bf16,
+            gradient_checkpointing=cast(Any, None),  # off, by a name old and new releases take
             use_cpu=next(model.parameters()).device.type == "cpu", dataloader_pin_memory=False,
             eos_token=cast(str, tokenizer.eos_token))
         trainer = _trainer()(model=model, args=one_device(config), train_dataset=rows,
