@@ -59,8 +59,9 @@ class Place:
         self.folder, self.python = folder, environment.python_of(folder / "environment")
 
     def make(self, python: str) -> None:
-        """Make it, unless it is there; raises UserError when pip cannot."""
-        if (done := self.folder / "made.json").is_file():
+        """Make it, unless it is there as it was made; raises UserError when pip cannot."""
+        done = self.folder / "made.json"
+        if done.is_file() and json.loads(done.read_text(encoding="utf-8")) == self.versions():
             return
         home = self.folder / "environment"
         pins = [f"{name}=={version}" for name, version in IMAGE.items()]

@@ -77,6 +77,16 @@ def test_what_was_installed_is_what_is_new_or_changed():
         "b": "2", "c": "3"}
 
 
+def test_an_environment_that_gained_packages_is_made_anew(place, tmp_path, monkeypatch):
+    """Else what a first cell installs would be there before it."""
+    monkeypatch.setattr(place, "versions", lambda: {"numpy": "2.1.3"})
+    (tmp_path / "made.json").write_text(json.dumps({"numpy": "2.1.3"}))
+    place.make("no-such-python")  # as it was made: nothing is called
+    monkeypatch.setattr(place, "versions", lambda: {"numpy": "2.1.3", "trl": "1.12.0"})
+    with pytest.raises((UserError, FileNotFoundError), match="no-such-python"):
+        place.make("no-such-python")
+
+
 def test_a_broken_bound_and_a_replaced_package_are_wrong():
     row = {"way": "course", "notebook": "04_x", "status": "ok", "broken": ["ece <= 0.03 (0.04)"]}
     # datasets 4.0 is older than what TRL takes: it has to go
