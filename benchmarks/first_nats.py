@@ -1,6 +1,6 @@
 """What the first nats of KL buy on notebook 06's task, within the notebook's episodes.
 
-    python benchmarks/first_nats.py [--seeds 3] [--arms NAME …] [--threads 1] [--keep]
+    python benchmarks/first_nats.py [--seeds 0 1 2] [--arms NAME …] [--threads 1] [--keep]
 
 Every arm trains a policy on the same number of episodes and changes one thing of the first arm, or,
 where its name says so, several. A policy is measured on held-out prompts at the end; its gain is
@@ -62,6 +62,8 @@ ARMS: dict[str, dict] = {
     "paid on the way, every 3 tokens": {"task": {"score_every": 3}},
     "paid on the way, every 2 tokens": {"task": {"score_every": 2}},
     "paid on the way, β × 1.5": {"task": {"score_every": 3, "kl_coef": 0.22}},
+    "paid on the way, 3 epochs": {"task": {"score_every": 3, "epochs": 3}},
+    "paid on the way, twice the epochs": {"task": {"score_every": 3, "epochs": 4}},
     "paid on the way, λ = 1": {"task": {"score_every": 3}, "ours": {"lam": 1.0}},
     "paid on the way, batch / 2, β × 1.5": {
         "task": {"score_every": 3, "kl_coef": 0.225, "batch_size": 64}},

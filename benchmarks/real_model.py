@@ -164,13 +164,20 @@ def bits(job: Job) -> Iterator[dict]:
     def measure(source: str | Path) -> dict:
         model, tokenizer = models.load_causal(source, settings)
         return {"parameters": models.count_parameters(model)["total"],
-                **per_byte(model, tokenizer, texts)}
+                **per_byte(model, tokenizer, texts), **costs(model, source)}
 
     for name in models.zoo():
         yield {"model": name, "texts": len(texts),
                **job.once(f"bits-{name}", lambda n=name: measure(models.EMBEDDED / "zoo" / n))}
     yield {"model": job.name, "texts": len(texts),
            **job.once("bits-real", lambda: measure(job.model))}
+
+
+def costs(model: Any, source: str | Path) -> dict[str, float]:
+    """Disk, first token, tokens a second and memory, as notebook 02 measures its candidates."""
+    row = {"disk (MB)": models.disk_bytes(source) / 1e6, **models.writing_costs(model)}
+    row["memory (MB)"] = models.model_bytes(model) / 1e6 + row.pop("writing (MB)")
+    return row
 
 
 def per_byte(model: Any, tokenizer: Any, texts: list[str]) -> dict:

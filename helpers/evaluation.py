@@ -566,13 +566,17 @@ def choice_logprobs(
     if longest > limit:
         raise UserError(f"a prompt and a choice have {longest} tokens, and the model reads "
                         f"{limit}; shorten the prompts or give fewer examples in them.")
-    fill = tokenizer.pad_token_id
-    ids, mask = pad_left(before, fill)
-    responses = pad(after, fill)
-    with torch.no_grad():
-        found = response_logprobs(model, ids, mask, responses["input_ids"],
-                                  responses["attention_mask"], batch_size=batch_size)
-    return found.double().sum(1).numpy().reshape(len(prompts), -1)
+    fill, found = tokenizer.pad_token_id, np.empty(len(flat))
+    order = sorted(range(len(flat)), key=lambda i: len(before[i]) + len(after[i]))
+    for start in range(0, len(order), batch_size):  # alike lengths share a batch: little is padded
+        rows = order[start : start + batch_size]
+        ids, mask = pad_left([before[i] for i in rows], fill)
+        responses = pad([after[i] for i in rows], fill)
+        with torch.no_grad():
+            found[rows] = response_logprobs(
+                model, ids, mask, responses["input_ids"], responses["attention_mask"],
+                batch_size=batch_size).double().sum(1).numpy()
+    return found.reshape(len(prompts), -1)
 
 
 def seen_share(texts: Sequence[str], train: Sequence[str], n: int = 8) -> np.ndarray:

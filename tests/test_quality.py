@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import random
 import re
 import time
@@ -13,10 +14,10 @@ from helpers import quality
 from helpers.errors import UserError
 from helpers.paths import ROOT
 
-EXAMPLES, HARD, WIDE, BLIND, HELD_OUT, UNSEEN = (
+EXAMPLES, HARD, WIDE, BLIND, BROKEN, HELD_OUT, UNSEEN, LAST = (
     [json.loads(line) for line in
      (ROOT / f"tests/quality/{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    for name in ("examples", "hard", "wide", "blind", "heldout", "unseen"))
+    for name in ("examples", "hard", "wide", "blind", "broken", "heldout", "unseen", "last"))
 TESTS = {"empty": quality.is_empty, "repetition": quality.is_repetitive,
          "gibberish": quality.is_gibberish, "cut_off": quality.is_cut_off,
          "echo": quality.is_echo}
@@ -72,7 +73,21 @@ def test_precision_and_recall_on_texts_that_were_blind_once(kind, precision, rec
 
 
 @pytest.mark.parametrize(("kind", "precision", "recall"), [
-    ("gibberish", 0.86, 0.73), ("cut_off", 0.88, 0.88)])
+    ("gibberish", 0.97, 0.91), ("cut_off", 0.98, 0.95)])
+def test_precision_and_recall_on_texts_of_two_further_authors(kind, precision, recall):
+    """100 faulty and 100 sound texts of each kind by each of them, who had not seen a rule.
+
+    Tried once, the rules gave .98 and .63, then .96 and .73 for gibberish, .98 and .86, then 1 and
+    .90 for cut-off texts. They are development material since: words in a jumble are found by their
+    order now, tokens drawn as if all were alike, lists shorter than announced and bare headings.
+    """
+    found_precision, found_recall = precision_and_recall(
+        [row for row in BROKEN if row["kind"] == kind])
+    assert found_precision >= precision and found_recall >= recall
+
+
+@pytest.mark.parametrize(("kind", "precision", "recall"), [
+    ("gibberish", 0.9, 0.87), ("cut_off", 0.92, 0.9)])
 def test_precision_and_recall_on_texts_held_out(kind, precision, recall):
     """Every second text of a list of kinds, drawn before a rule was mended by the others.
 
@@ -86,12 +101,12 @@ def test_precision_and_recall_on_texts_held_out(kind, precision, recall):
 
 
 @pytest.mark.parametrize(("kind", "precision", "recall"), [
-    ("gibberish", 1, 0.62), ("cut_off", 0.92, 0.92)])
+    ("gibberish", 1, 0.71), ("cut_off", 0.92, 0.95)])
 def test_precision_and_recall_on_texts_by_another_author(kind, precision, recall):
     """80 faulty and 80 sound texts of each kind, by an author who had not seen a rule; tried once.
 
     What is asked is what came out. The rules before these had 1 and .36, and .86 and .95. What is
-    missed of gibberish is words in a jumble, each of them right. No rule may be mended by them.
+    missed of gibberish is mostly nonsense in half a grammar. No rule may be mended by them.
     """
     rows = [row for row in UNSEEN if row["kind"] == kind]
     assert [sum(row["fault"] is fault for row in rows) for fault in (True, False)] == [80, 80]
@@ -111,11 +126,41 @@ def test_neighbours_of_the_labelled_texts(text, fault):
     assert quality.faults(text) == fault
 
 
-def test_correct_words_in_a_jumble_are_found_by_their_small_words_alone():
+def test_correct_words_in_a_jumble_are_found_by_their_order():
     assert quality.is_gibberish("The the of is and at my to river they of with was.")
-    assert not quality.is_gibberish("Purple ideas sleep below furious Monday; bananas sign oceans.")
     assert not quality.is_gibberish("I have to go to the the shop.")  # one slip is no gibberish
-    assert "of correct words in a jumble only those are found" in " ".join(quality.__doc__.split())
+    assert not quality.is_gibberish("Purple ideas sleep below furious Monday; bananas sign oceans.")
+    good = ("You can change a flat tyre by yourself in half an hour if you have a jack and a spare "
+            "wheel in the boot. ")
+    assert not quality.is_gibberish(good)
+    assert quality.is_gibberish(good + "Wheel tightening the slowly nuts should lower kettle of "
+                                "bolts gently road seven whose garage whether under spanner it "
+                                "turning metal brakes although")
+
+
+def test_word_order_is_the_information_of_neighbours_less_that_of_any_order(monkeypatch):
+    """By hand, with counts of three words and two pairs; all of one kind, which tells nothing."""
+    words = {"ink": 20, "pot": 10, "lid": 10, "": 40}
+    pairs = {("ink", "pot"): 10, ("pot", "lid"): 5}
+    kinds = Counter({("other", "other"): 15, ("", ""): 15})
+    one_kind = Counter({"other": 15})
+    monkeypatch.setattr(quality, "_counts", lambda: (words, pairs, kinds, one_kind, one_kind))
+    monkeypatch.setattr(quality, "RAREST", 1.0)
+    ink_pot, pot_lid = math.log(10 / (20 * 10 / 40)), math.log(5 / (10 * 10 / 40))
+    absent = math.log(1 / (20 * 10 / 40)), math.log(1 / (10 * 10 / 40))  # with ink, without
+    orders = [ink_pot, pot_lid, absent[0], absent[0], absent[0], absent[1]]
+    gain, count = quality.word_order("Ink pot lid")
+    assert count == 2
+    assert gain == pytest.approx((ink_pot + pot_lid) / 2 - sum(orders) / 6)
+    assert quality.word_order("Ink. Pot. Lid")[1] == 0  # no neighbours in one clause
+
+
+def test_shuffled_words_have_no_order_and_sentences_have(real_data):
+    pairs, rng = whole(answers(real_data)), random.Random(1)
+    told = [quality.word_order(text)[0] for _, text in pairs]
+    mixed = [quality.word_order(reordered(text, rng))[0] for _, text in pairs]
+    assert abs(sum(mixed) / len(mixed)) < 0.3 < 2 < sum(told) / len(told)
+    assert sum(a > b for a, b in zip(told, mixed, strict=True)) >= 0.99 * len(pairs)
 
 
 @pytest.mark.parametrize(("text", "is_fault"), [
@@ -212,7 +257,7 @@ def last_again(text, rng):
 
 
 @pytest.mark.parametrize(("kind", "breaks", "recall"), [
-    ("gibberish", shuffled, 0.95), ("gibberish", respaced, 0.95), ("gibberish", reordered, 0.5),
+    ("gibberish", shuffled, 0.95), ("gibberish", respaced, 0.95), ("gibberish", reordered, 0.9),
     ("repetition", looping, 0.95), ("repetition", last_again, 0.95), ("cut_off", cut, 0.8)])
 def test_whole_answers_broken_on_purpose_are_found_and_whole_ones_are_not(
         kind, breaks, recall, real_data):
