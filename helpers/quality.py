@@ -317,9 +317,18 @@ def _grows(text: str) -> bool:
 
 
 def is_gibberish(text: str) -> bool:
-    """No language: signs without words, debris, scripts, signs or small words in a jumble, words
-    that nobody can say, unknown words (throughout, or in the last: what has begun rarely ends)."""
+    """No language, throughout or in its last half or third (what has begun rarely ends): signs
+    without words, debris, scripts, signs or words in a jumble, words that nobody can say, unknown
+    words."""
     text = HASHTAG.sub("", URL.sub("", text))
+    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    lasts = [text[starts[-count] :] for share in (2, 3)
+             if 10 <= (count := max(10, len(starts) // share)) <= len(starts) - 8]
+    return _no_text(text) or any(_soup(part) or _no_english(part) for part in (text, *lasts))
+
+
+def _no_text(text: str) -> bool:
+    """Signs, debris, scripts or letters that make no words of any language."""
     solid = [c for c in text if not c.isspace()]
     n = max(1, len(solid))
     letters = sum(c.isalpha() for c in solid) / n
@@ -333,8 +342,6 @@ def is_gibberish(text: str) -> bool:
         return True
     if sum(unicodedata.category(c) in ("Cn", "Co") for c in solid) > 0.02 * n >= 0.2 or (
             len(HALF_READ.findall(text)) >= max(3, 0.05 * n)):
-        return True
-    if _soup(text):
         return True
     if n >= 16 and sum("\x80" <= c <= "\xff" for c in solid) > 0.3 * n:
         return True  # Latin-1 above ASCII: no language writes a third of its letters with it
@@ -356,9 +363,15 @@ def is_gibberish(text: str) -> bool:
     scripts = [_script(word) for word in words if len(word) > 1]
     if len(scripts) >= 6 and _turns(scripts) > len(scripts) / 3:
         return True
-    if _unsayable(words) and not (set(scripts) == {"LATIN"} and _foreign(text)):
-        return True
-    if letters < 0.85 or set(scripts) != {"LATIN"} or _foreign(text):
+    return _unsayable(words) and not (set(scripts) == {"LATIN"} and _foreign(text))
+
+
+def _no_english(text: str) -> bool:
+    """In Latin letters, by their words no other language, and no English: unknown, or no order."""
+    text = _plain(text)
+    words = LETTERS.findall(text)
+    if sum(map(len, words)) < 0.85 * len("".join(text.split())) or _foreign(text) or (
+            {_script(word) for word in words if len(word) > 1} != {"LATIN"}):
         return False
     # A name or an acronym may well be unknown.
     lower = [word for word in words if not word.istitle() and word.isupper() <= text.isupper()]
@@ -423,11 +436,13 @@ def _jumbled(text: str) -> bool:
 
 def _order(text: str) -> float:
     """`word_order`, less if small words follow that never do; infinite where it is no witness: in
-    few words, in verse, and in lists, names and code, whose short clauses have few small words."""
+    few words, in verse, where words return, and in lists, names and code, whose short clauses
+    have few small words."""
     words = [word.lower() for word in LETTERS.findall(text)]
     gain, pairs = word_order(text)
     small = sum(word in SMALL for word in words) / max(1, len(words))
-    if pairs < (6 if small > 0.28 else 14) or text.count(",") > 0.15 * len(words):
+    if pairs < (6 if small > 0.28 else 14) or text.count(",") > 0.15 * len(words) or (
+            len(set(words)) < 0.6 * len(words)):
         return math.inf
     if pairs < 5 * text.strip().count("\n") or (
             small < 0.28 and pairs < 4 * len(re.findall(r"[^\w\s,'’\-]+\s|\n", text))):
