@@ -705,7 +705,9 @@ def _long(text: str, line: str, foreign: bool) -> float:
     if last.count(",") > max(2, len(last.split()) / 4):
         return math.inf  # a list
     sizes = [len(sentence.split()) for sentence in FULL_STOP.split(text)[:-1]]
-    whole = sum((size >= 3) + (size >= 8 and not foreign) for size in sizes)  # long: with care
+    whole = sum(size >= 3 for size in sizes)
+    if whole > 1 and not foreign:
+        whole += sum(size >= 8 for size in sizes)  # who writes long ones takes care
     if not whole:
         return 9 if foreign else 13
     return (7, 7, 6, 4, 3)[min(whole, 4)] if before else 7

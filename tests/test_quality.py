@@ -119,10 +119,10 @@ def test_precision_and_recall_on_texts_by_another_author(kind, precision, recall
 def test_precision_and_recall_on_texts_by_the_last_author(kind, precision, recall):
     """100 faulty and 100 sound texts of each kind, of which no rule knows.
 
-    Tried once they gave .93 and .76, .97 and .94; the rules of before .87 and .34, .97 and .92. That
-    most of what was missed began well made the rules look at the last half and third of a text, and
-    nothing else. Alarms are dialect, old English and slips in every word. No rule may be mended by
-    them.
+    Tried once they gave .93 and .76, .97 and .94; the rules of before .87 and .34, .97 and .92.
+    That most of what was missed began well made the rules look at the last half and third of a
+    text, and nothing else. Alarms are dialect, old English and slips in every word. No rule may be
+    mended by them.
     """
     rows = [row for row in LAST if row["kind"] == kind]
     assert [sum(row["fault"] is fault for row in rows) for fault in (True, False)] == [100, 100]
