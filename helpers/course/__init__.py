@@ -2,8 +2,9 @@
 
 A notebook says `from helpers import course` and then uses `course.start`, `course.versions`,
 `course.pipeline`, `course.record`, `course.verdict`, `course.text_warning`, `course.benchmark`,
-`course.write_report`, `course.require`, `course.unfinished` and `course.save_stage`. They are read
-on first use, because the command line has to start on a Python that has nothing installed.
+`course.stored_runs`, `course.write_report`, `course.require`, `course.unfinished` and
+`course.save_stage`. They are read on first use, because the command line has to start on a Python
+that has nothing installed.
 """
 
 import importlib
@@ -16,6 +17,7 @@ _API = {
     "verdict": "course.report",
     "text_warning": "course.report",
     "benchmark": "course.report",
+    "stored_runs": "course.report",
     "write_report": "course.report",
     "require": "course.stages",
     "save_stage": "engine.artifacts",

@@ -96,8 +96,7 @@ def record(**metrics: float) -> None:
     tidy: dict[str, float | int | None] = {}
     for name, value in metrics.items():
         tidy[name] = _number(name, value)
-    stock = session.get("stock") and session.get("notebook")
-    ranges = luck.spread(session["notebook"]) if stock else {}
+    ranges = stored_runs()
     width = max((len(name) for name in tidy), default=0)
     for name, value in tidy.items():
         shown = "not a finite number" if value is None else f"{value:.4g}"
@@ -109,6 +108,15 @@ def record(**metrics: float) -> None:
     if target:
         with open(target, "a", encoding="utf-8") as file:
             file.write(json.dumps(tidy) + "\n")
+
+
+def stored_runs() -> dict[str, luck.Spread]:
+    """The range of each metric of this notebook in stored runs, other seeds and other machines.
+
+    Empty unless the notebook runs under the embedded profile as it stands, as those runs did.
+    """
+    stock = session.get("stock") and session.get("notebook")
+    return luck.spread(session["notebook"]) if stock else {}
 
 
 def benchmark(name: str) -> dict[str, Any] | None:

@@ -53,6 +53,7 @@ def test_the_range_stands_behind_the_number_under_the_stock_profile_only(
     course.start(profile, overrides)
     course.pipeline("05")
     capsys.readouterr()
+    assert bool(course.stored_runs()) is ranges
     course.record(gold=0.66, new=2)
     first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["gold", "0.66"] + (
