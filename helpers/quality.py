@@ -461,25 +461,30 @@ def word_order(text: str) -> tuple[float, int]:
     of words that is not among them counts as chance, or less where chance alone would make it
     common; an unknown word has a kind.
     """
-    one, two, kinds, first, second = _counts()
     for pattern, full in CONTRACTIONS:
         text = pattern.sub(full, text)
+    one = _counts()[0]
     clauses = [re.findall(r"[a-z]+", clause.lower()) for clause in CLAUSE_END.split(text)]
-    words = [list(itertools.pairwise(clause)) for clause in clauses]
-    known = list({(a, b) for pairs in words for a, b in pairs if a in one and b in one})
-    of_kinds = [(_kind_of_word(a), _kind_of_word(b)) for pairs in words for a, b in pairs]
-
-    def of_words(a: str, b: str) -> float:
-        chance = one[a] * one[b] / one[""]
-        return math.log(two[a, b] / chance) if (a, b) in two else min(0, math.log(RAREST / chance))
-
-    def of_their_kinds(a: str, b: str) -> float:
-        chance = first[a] * second[b] / kinds["", ""]
-        return math.log((kinds[a, b] + RAREST) / (chance + RAREST))
-
+    pairs = [list(itertools.pairwise(clause)) for clause in clauses]
+    known = list({(a, b) for of in pairs for a, b in of if a in one and b in one})
+    of_kinds = [(_kind_of_word(a), _kind_of_word(b)) for of in pairs for a, b in of]
     every = [word for clause in clauses for word in clause]
-    return (_gain(of_words, known, [word for word in every if word in one])
-            + _gain(of_their_kinds, of_kinds, map(_kind_of_word, every))), len(known)
+    return (_gain(_of_words, known, [word for word in every if word in one])
+            + _gain(_of_kinds, of_kinds, map(_kind_of_word, every))), len(known)
+
+
+@functools.lru_cache(300_000)
+def _of_words(a: str, b: str) -> float:
+    one, two, *_ = _counts()
+    chance = one[a] * one[b] / one[""]
+    return math.log(two[a, b] / chance) if (a, b) in two else min(0, math.log(RAREST / chance))
+
+
+@functools.lru_cache(100_000)
+def _of_kinds(a: str, b: str) -> float:
+    _, _, kinds, first, second = _counts()
+    chance = first[a] * second[b] / kinds["", ""]
+    return math.log((kinds[a, b] + RAREST) / (chance + RAREST))
 
 
 def _gain(information: Callable[[str, str], float], pairs: Sequence[tuple[str, str]],
@@ -493,6 +498,7 @@ def _gain(information: Callable[[str, str], float], pairs: Sequence[tuple[str, s
     return sum(itertools.starmap(information, pairs)) / len(pairs) - any_order
 
 
+@functools.lru_cache(100_000)
 def _kind_of_word(word: str) -> str:
     if word in SMALL:
         return word

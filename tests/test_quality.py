@@ -154,7 +154,8 @@ def test_correct_words_in_a_jumble_are_found_by_their_order():
                                 "turning metal brakes although")
 
 
-def test_word_order_is_the_information_of_neighbours_less_that_of_any_order(monkeypatch):
+def test_word_order_is_the_information_of_neighbours_less_that_of_any_order(
+        monkeypatch, request):
     """By hand, with counts of three words and two pairs; all of one kind, which tells nothing."""
     words = {"ink": 20, "pot": 10, "lid": 10, "": 40}
     pairs = {("ink", "pot"): 10, ("pot", "lid"): 5}
@@ -162,6 +163,9 @@ def test_word_order_is_the_information_of_neighbours_less_that_of_any_order(monk
     one_kind = Counter({"other": 15})
     monkeypatch.setattr(quality, "_counts", lambda: (words, pairs, kinds, one_kind, one_kind))
     monkeypatch.setattr(quality, "RAREST", 1.0)
+    for kept in (quality._of_words, quality._of_kinds):  # what other tests looked up, and this one
+        kept.cache_clear()
+        request.addfinalizer(kept.cache_clear)
     ink_pot, pot_lid = math.log(10 / (20 * 10 / 40)), math.log(5 / (10 * 10 / 40))
     absent = math.log(1 / (20 * 10 / 40)), math.log(1 / (10 * 10 / 40))  # with ink, without
     orders = [ink_pot, pot_lid, absent[0], absent[0], absent[0], absent[1]]
