@@ -2,7 +2,7 @@
 
 | module | what it holds | notebooks |
 |---|---|---|
-| `errors` | the error that is one sentence for the reader | 01, 05, 06, 07, 09, 10 |
+| `errors` | the error that is one sentence for the reader | 01, 06, 07, 09, 10 |
 | `paths` | where the course's own files are | |
 | `profiles` | validated settings, read from `settings/` | 04, 05, 06 |
 | `data` | loaders of reviews, pairs, demonstrations | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
