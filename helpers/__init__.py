@@ -4,7 +4,7 @@
 |---|---|---|
 | `errors` | the error that is one sentence for the reader | 01, 06, 07, 09, 10 |
 | `paths` | where the course's own files are | |
-| `profiles` | validated settings, read from `settings/` | 04, 05, 06 |
+| `profiles` | validated settings, read from `settings/` | 04, 06 |
 | `data` | loaders of reviews, pairs, demonstrations | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `models` | load, save, place and shape any model | 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `scratch` | tokenizer, language model and classifier from random weights | 02 |
