@@ -746,7 +746,7 @@ def _short_row(text: str) -> bool:
 
 def _bare_heading(text: str) -> bool:
     """The last line is a heading where one before has text under it or behind it."""
-    *above, last = [line for line in text.split("\n") if line.strip()]
+    *above, last = ["", *(line for line in text.split("\n") if line.strip())]
     heads = [bool(HEADING.fullmatch(line)) for line in above]
     return bool(HEADING.fullmatch(last)) and (
         any(head and not following for head, following in itertools.pairwise(heads))

@@ -307,6 +307,13 @@ def test_the_course_s_own_demonstrations_are_sound():
     assert max(value for name, value in rates.items() if name != "any") == 0
 
 
+@pytest.mark.parametrize("text", ["", " \n ", "\n\n"])
+def test_each_detector_takes_an_empty_text(text):
+    assert quality.is_empty(text)
+    assert not any(test(text) for test in (
+        quality.is_repetitive, quality.is_gibberish, quality.is_cut_off))
+
+
 def test_only_the_last_question_can_be_echoed():
     prompt = ("\n\nHuman: Why is the sky blue?\n\nAssistant: Air scatters blue light."
               "\n\nHuman: And why red?\n\nAssistant:")
