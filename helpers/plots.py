@@ -321,36 +321,6 @@ def dots(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.0, 0.8 + 0.36 * len(groups)))
-    _draw_dots(axes, groups, reference)
-    axes.set(yticklabels=list(groups), xlabel=xlabel, title=title)
-    return figure
-
-
-def dot_panels(
-    panels: Mapping[str, Mapping[str, tuple[float, float, float]]], *, title: str = "",
-    base: str | None = None,
-) -> Figure:
-    """`dots` side by side: one panel per measure, the same labels in each.
-
-    A dashed line in every panel stands at the estimate of the label `base`.
-    """
-    import matplotlib.pyplot as plt
-
-    labels = list(next(iter(panels.values())))
-    figure, row = plt.subplots(1, len(panels), figsize=(9.1, 0.9 + 0.3 * len(labels)),
-                               sharey=True, squeeze=False)
-    for axes, (measure, groups) in zip(row[0], panels.items(), strict=True):
-        _draw_dots(axes, {label: groups[label] for label in labels},
-                   groups[base][0] if base else None)
-        axes.set_xlabel(measure)
-    row[0, 0].set_yticklabels(labels)
-    figure.suptitle(title)
-    return figure
-
-
-def _draw_dots(
-    axes: Axes, groups: Mapping[str, tuple[float, float, float]], reference: float | None
-) -> None:
     for row, (estimate, low, high) in enumerate(groups.values()):
         axes.plot([low, high], [row, row], color=COLOURS[0], lw=2.4, solid_capstyle="butt")
         axes.plot(estimate, row, "o", color=COLOURS[0], ms=7)
@@ -358,6 +328,8 @@ def _draw_dots(
         axes.axvline(reference, color="#6B6B6B", ls="--", lw=1.2)
     axes.set(yticks=range(len(groups)), ylim=(len(groups) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
+    axes.set(yticklabels=list(groups), xlabel=xlabel, title=title)
+    return figure
 
 
 # --- 05, PPO --------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from helpers.errors import UserError
 from helpers.paths import ROOT
@@ -162,7 +163,6 @@ CONTRACTIONS = [(re.compile(pattern, re.I), full) for pattern, full in (
     (r"'ve\b", " have"), (r"'ll\b", " will"), (r"'m\b", " am"), (r"'d\b", " would"),
     (r"\b(it|that|he|she|there|what|who|here)'s\b", r"\1 is"), (r"'s\b", ""))]
 CLAUSE_END = re.compile(r"[^\w\s,'’\-]+|\n|(?<=\w)[\s,'’\-]+(?!I\b)[A-Z]\w*")  # a sign, a name
-RAREST = 6.4e6  # times that a pair stands in Google's n-grams which symspellpy has no more
 # What may not end a sentence in other languages.
 UNFINISHED_ABROAD = frozenset(
     "und oder der die das dem den des ein eine einen mit von zu zum zur für auf als wenn dass weil "
@@ -463,7 +463,7 @@ def word_order(text: str) -> tuple[float, int]:
     """
     for pattern, full in CONTRACTIONS:
         text = pattern.sub(full, text)
-    one = _counts()[0]
+    one = _counts().words
     clauses = [re.findall(r"[a-z]+", clause.lower()) for clause in CLAUSE_END.split(text)]
     pairs = [list(itertools.pairwise(clause)) for clause in clauses]
     known = list({(a, b) for of in pairs for a, b in of if a in one and b in one})
@@ -475,16 +475,18 @@ def word_order(text: str) -> tuple[float, int]:
 
 @functools.lru_cache(300_000)
 def _of_words(a: str, b: str) -> float:
-    one, two, *_ = _counts()
-    chance = one[a] * one[b] / one[""]
-    return math.log(two[a, b] / chance) if (a, b) in two else min(0, math.log(RAREST / chance))
+    of = _counts()
+    chance = of.words[a] * of.words[b] / of.all_words
+    if (a, b) in of.pairs:
+        return math.log(of.pairs[a, b] / chance)
+    return min(0, math.log(of.rarest / chance))
 
 
 @functools.lru_cache(100_000)
 def _of_kinds(a: str, b: str) -> float:
-    _, _, kinds, first, second = _counts()
-    chance = first[a] * second[b] / kinds["", ""]
-    return math.log((kinds[a, b] + RAREST) / (chance + RAREST))
+    of = _counts()
+    chance = of.first[a] * of.second[b] / of.all_kinds
+    return math.log((of.kinds[a, b] + of.rarest) / (chance + of.rarest))
 
 
 def _gain(information: Callable[[str, str], float], pairs: Sequence[tuple[str, str]],
@@ -506,24 +508,38 @@ def _kind_of_word(word: str) -> str:
     return ending.group() if ending else "other"
 
 
+class _Counts(NamedTuple):
+    """How often words, pairs of them and pairs of their kinds stand in Google's n-grams, the first
+    and the second kind of a pair, the rarest pair that is counted, and the sums."""
+
+    words: Counter[str]
+    pairs: Counter[tuple[str, str]]
+    kinds: Counter[tuple[str, str]]
+    first: Counter[str]
+    second: Counter[str]
+    rarest: int
+    all_words: int
+    all_kinds: int
+
+
 @functools.cache
-def _counts() -> tuple[dict[str, int], dict[tuple[str, str], int], Counter, Counter, Counter]:
-    """How often words, pairs of them and pairs of kinds stand in Google's n-grams, the first and
-    the second kind of a pair; the empty word and pair of kinds stand for all."""
+def _counts() -> _Counts:
     files = importlib.resources.files("symspellpy")
     one, two = ([line.split() for line in (files / name).read_text("utf-8-sig").splitlines()]
                 for name in ("frequency_dictionary_en_82_765.txt",
                              "frequency_bigramdictionary_en_243_342.txt"))
-    words = {word: int(times) for word, times in one}
-    pairs = {(a, b): int(times) for a, b, times in two}
-    kinds, first, second = Counter(), Counter(), Counter()
+    pairs = Counter({(a, b): int(times) for a, b, times in two})
+    kinds: Counter[tuple[str, str]] = Counter()
+    first: Counter[str] = Counter()
+    second: Counter[str] = Counter()
     for (a, b), times in pairs.items():
         a, b = _kind_of_word(a), _kind_of_word(b)
         kinds[a, b] += times
         first[a] += times
         second[b] += times
-    return ({**words, "": sum(words.values())}, pairs,
-            kinds + Counter({("", ""): kinds.total()}), first, second)
+    words = Counter({word: int(times) for word, times in one})
+    return _Counts(words, pairs, kinds, first, second, min(pairs.values()), words.total(),
+                   kinds.total())
 
 
 def _wrongly_closed(text: str) -> bool:
@@ -755,7 +771,7 @@ def _bare_heading(text: str) -> bool:
 
 def _short_list(text: str) -> bool:
     """Fewer items than were announced: `Here are five tips:`, and then three."""
-    announced = [match for match in ANNOUNCED.finditer(text)]
+    announced = list(ANNOUNCED.finditer(text))
     items = [line for line in text[announced[-1].end() :].split("\n")
              if ITEM.match(line)] if announced else []
     return bool(items) and len(items) < _number(announced[-1][1]) and (

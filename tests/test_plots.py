@@ -23,19 +23,6 @@ def test_a_legend_of_many_labels_stands_beside_the_lines(count):
     plt.close(figure)
 
 
-def test_panels_of_dots_share_their_labels_and_mark_the_base():
-    one, two = {"a": (1.0, 0.5, 1.5), "b": (2.0, 2.0, 2.0)}, {"b": (7.0, 6.0, 8.0), "a": (3, 3, 3)}
-    figure = plots.dot_panels({"gold": one, "KL": two}, base="b")
-    first, second = figure.axes
-    assert [text.get_text() for text in first.get_yticklabels()] == ["a", "b"]
-    assert [axes.get_xlabel() for axes in (first, second)] == ["gold", "KL"]
-    dots = [[line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
-            for axes in (first, second)]
-    assert dots == [[1.0, 2.0], [3, 7.0]]  # row by row, whatever the order of a panel's own labels
-    assert [axes.lines[-1].get_xdata()[0] for axes in (first, second)] == [2.0, 7.0]
-    plt.close(figure)
-
-
 @pytest.mark.parametrize(("count", "filled"), [(2, True), (3, False)])
 def test_histograms_that_would_merge_are_outlines(count, filled):
     figure = plots.histograms({str(i): [0.0, 1.0, i] for i in range(count)}, xlabel="x")
