@@ -122,12 +122,14 @@ def features(text: str) -> np.ndarray:
     """What the forest sees, `float32[4 × measures]`: of the whole text, the least and the greatest
     of its windows, and the last window."""
     text = HASHTAG.sub("", URL.sub("", text))
-    starts = [match.start() for match in re.finditer(r"\S+", text)] or [0]
+    whole = np.array(list(measures(text).values()), np.float32)
+    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    if len(starts) <= WINDOW:
+        return np.tile(whole, 4)
     firsts = [*range(0, len(starts) - WINDOW, WINDOW // 2), len(starts) - WINDOW]
     pieces = [text[starts[first] : starts[first + WINDOW] if first + WINDOW < len(starts) else None]
-              for first in firsts] if len(starts) > WINDOW else [text]
+              for first in firsts]
     windows = np.array([list(measures(piece).values()) for piece in pieces], np.float32)
-    whole = np.array(list(measures(text).values()), np.float32)
     return np.concatenate([whole, windows.min(0), windows.max(0), windows[-1]])
 
 
