@@ -12,7 +12,7 @@
 | `sft` | supervised fine-tuning and its loss | 03 |
 | `evaluation` | win rate, KL, diversity, intervals | 01, 02, 03, 04, 05, 06, 07, 08, 09, 10 |
 | `judge` | a language model asked which of two answers is better | 07, 10 |
-| `quality` | what is broken in a text, and how often | 07 |
+| `quality/` | what is broken in a text, and how often | 07 |
 | `reward/` | model, training, measures, how far it can be pushed | 04, 05, 06, 07, 08, 09, 10 |
 | `ppo` | the mathematics of PPO | 05, 08 |
 | `ppo_loop` | PPO as plain as it can be written | |
