@@ -38,7 +38,8 @@ def test_the_one_call_and_the_cells_by_hand_say_the_same(answers):
         "np": np, "evaluation": evaluation, "win_rate": evaluation.win_rate, "course": silent,
         "bootstrap_interval": evaluation.bootstrap_interval, "plots": silent, "scores": scores,
         "seed": 4, "level": how, "judge_name": "gold", "settings": SimpleNamespace(world_known=True),
-        "rollouts": {name: SimpleNamespace(lengths=SimpleNamespace(numpy=lambda n=n: n))
+        "rollouts": {name: SimpleNamespace(lengths=SimpleNamespace(numpy=lambda n=n: n),
+                                           finished=SimpleNamespace(numpy=lambda n=n: n > 9))
                      for name, n in lengths.items()}}
     exec(cell("rates = {label: win_rate("), names)
     exec(cell("controlled = evaluation.length_controlled_win_rate("), names)
