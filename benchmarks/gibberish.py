@@ -1,7 +1,7 @@
 """The forest that tells gibberish from language: fit it, and ask how often it is right.
 
     python -m benchmarks.gibberish fit
-    python -m benchmarks.gibberish sample [--model FOLDER]
+    python -m benchmarks.gibberish sample --model FOLDER
 
 `fit` grows the trees of `data/gibberish_forest.npz` from the labelled texts of `tests/quality/`,
 those of the last authors and half of the sampled ones aside. Before that it leaves out each author

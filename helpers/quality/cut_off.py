@@ -40,11 +40,10 @@ ANNOUNCED = re.compile(
     r"[^.:;\n]*:\**\s*\n", re.I | re.M)
 ORDINALS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6}
 COUNTED = re.compile(  # Here are three reasons …; The first is
-    rf"\b(?:here are|there are|gives?|has|have|the|these|in) ({'|'.join(NUMERALS[:5])}) "
-    r"(?:\w+ )?\w+s\b", re.I)
+    rf"\b(?:here|there) are ({'|'.join(NUMERALS[:5])}) (?:\w+ )?\w+s\b", re.I)
 HALF_URL = re.compile(r"(?:https?:/{0,2}|\bwww\.|://[\w-]+\.)\Z")
 # An operator, an arrow, a currency, a dash: something must follow. An equation ends in none.
-OPEN_SIGN = re.compile(r"(?:\s[→⇒←×÷·−—$€£]|\d/|\w —|\s\d+ ?[×÷+*/=])\Z")
+OPEN_SIGN = re.compile(r"(?:\s[→⇒←×÷·−—$€£]|\d/|\w —|\d ?[×÷=])\Z")
 HALF_WORD = re.compile(r"\b(?:they|we|you|I|he|she|it|that|don|didn|isn|doesn|wasn)'\Z")
 CODE_LINE = re.compile(r"^\s*(?:def|import|const|let|var|function|class|return|for|if|while)\b"
                        r".*[({;:]|=>|[{};]$", re.M)
@@ -58,8 +57,8 @@ FAREWELL = re.compile(
 STEP = re.compile(r"\W*(?:step|part|day|week|tip|phase) \d+\s*[:.]", re.I)
 PRONOUN = re.compile(r"(?:i|you|he|she|it|we|they|who|that|there)'(?:m|re|ve|ll|d|s)", re.I)
 ASKS = re.compile(r"\s*(?:wh(?:o|at|ich|ere|en)|how)\b", re.I)  # may end in a preposition
-# What may not end a sentence in other languages.
 VOID = ("br", "hr", "img", "input", "meta", "link", "li", "p", "td", "tr", "source")
+# What may not end a sentence in other languages.
 UNFINISHED_ABROAD = frozenset(
     "und oder der die das dem den des ein eine einen mit von zu zum zur für auf als wenn dass weil "
     "le les un une du et ou que pour avec dans sur au aux el los las y con por una del lo il gli i "
@@ -213,7 +212,7 @@ def _short_count(text: str) -> bool:
     if not announced or re.search(r"\b(?:last|final|finally|lastly|other|another)\b", text, re.I):
         return False
     told = [ORDINALS[word] for word in
-            re.findall(rf"\b(?:The )?({'|'.join(ORDINALS)})\b", text[announced.end() :].lower())]
+            re.findall(rf"\bthe ({'|'.join(ORDINALS)})\b", text[announced.end() :].lower())]
     return bool(told) and told[0] == 1 and max(told) < _number(announced[1])
 
 
@@ -223,7 +222,7 @@ def _short_record(text: str) -> bool:
     *above, last = text.split("\n")
     commas = [line.count(",") for line in above[-3:]]
     if len(commas) == 3 and len(set(commas)) == 1 and last.count(",") < commas[0] > 1:
-        return not re.search(r"[.!?]\s", " ".join(above[-3:])) and bool(last.strip())
+        return not re.search(r", |[.!?]\s", above[-1]) and bool(last.strip())
     pairs = [re.match(r"\s*\S.{0,30}? [–—-] \S", line) for line in above]
     return re.search(r"\w [–—-]\Z", last) is not None and sum(map(bool, pairs)) > 1
 
@@ -231,7 +230,7 @@ def _short_record(text: str) -> bool:
 def _half_number(line: str) -> bool:
     """A decimal without its decimals, behind an operator; the number of a move that is not made;
     an item that is no more than a number where it counts something."""
-    if re.search(r"(?:[×*=+/−] ?|[$€£])\d+\.\Z", line) and re.search(r"\d\.\d", line):
+    if re.search(r"[×*+/−] ?\d+\.\Z", line) and re.search(r"\d\.\d", line):
         return True
     move = re.search(r"(?<!\d)(\d+)\.\Z", line)
     if move and re.search(rf"(?<!\d){int(move[1]) - 1}\. ?\S+", line) and int(move[1]) > 1:
