@@ -16,6 +16,7 @@ FOLDER is what `python -m benchmarks.real_model folder FOLDER` writes.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import itertools
 import json
@@ -233,10 +234,15 @@ def _down(values: np.ndarray) -> np.ndarray:
     return np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
 
 
+@functools.cache
+def _loops(text: str) -> bool:
+    return is_repetitive(text)
+
+
 def right(rows: Sequence[dict[str, Any]], votes: np.ndarray, limit: float) -> dict[str, Any]:
     """How often; a text in a loop counts as found either way, since a loop is a fault of its own
     that some authors call gibberish."""
-    loops = np.array([is_repetitive(row["text"]) for row in rows])
+    loops = np.array([_loops(row["text"]) for row in rows])
     found = (votes > limit) | loops
     faulty = np.array([row["fault"] for row in rows])
     hits, alarms = int((found & faulty).sum()), int((found & ~faulty).sum())

@@ -43,7 +43,7 @@ def precision_and_recall(rows):
 def test_precision_and_recall_on_the_labelled_texts(kind):
     """Development material: rules were mended, and the forest fitted, with these texts at hand, so
     the floors keep what was reached and say nothing of texts by another author."""
-    for rows, floor in ((EXAMPLES, 0.95), (HARD, 0.95)):
+    for rows, floor in ((EXAMPLES, 0.95), (HARD, 1)):
         rows = [row for row in rows if row["kind"] == kind]
         assert min(sum(row["fault"] for row in rows), sum(not row["fault"] for row in rows)) >= 20
         assert min(precision_and_recall(rows)) >= floor
@@ -55,7 +55,7 @@ def test_precision_and_recall_on_the_labelled_texts(kind):
     ("BLIND", "cut_off", 1, 1), ("BLIND", "echo", 1, 0.95),
     ("BROKEN", "gibberish", 0.98, 0.98), ("BROKEN", "cut_off", 0.98, 0.95),
     ("HELD_OUT", "gibberish", 0.98, 0.98), ("HELD_OUT", "cut_off", 0.92, 0.9),
-    ("UNSEEN", "gibberish", 0.98, 0.98), ("UNSEEN", "cut_off", 0.92, 0.95),
+    ("UNSEEN", "gibberish", 1, 0.98), ("UNSEEN", "cut_off", 0.92, 0.95),
     ("LAST", "gibberish", 0.98, 0.98), ("LAST", "cut_off", 0.96, 0.94),
     ("AUTHORS", "gibberish", 0.98, 0.98), ("AUTHORS", "cut_off", 0.92, 0.92)])
 def test_precision_and_recall_on_texts_of_other_authors(name, kind, precision, recall):

@@ -4,7 +4,7 @@ No single sign tells it. A jumble of common words is known by its neighbours, br
 their spelling, tokens of all kinds by their signs, and each of these stands in sound text too: in
 lists, code, names, slang. So a text is measured in some fifty ways, as a whole and by windows, and
 a forest of extremely randomized trees (Geurts, Ernst and Wehenkel 2006) weighs them. It was fitted
-to texts that people labelled as readable or not; `python -m benchmarks.gibberish fit` does that,
+to texts that came with a label, readable or not; `python -m benchmarks.gibberish fit` does that,
 and says how often it is right on the texts of an author whom it was not fitted to.
 """
 
@@ -59,7 +59,6 @@ AGAIN = re.compile(r"(?=\S*[^\W\d_])(\S{1,8}?)\1{3,}")  # nananana: a piece of a
 VOWEL = re.compile(r"[aeiouyøœæıəɪʊɔɛɑɒʌɜаеёиоуыэюяіїєαεηιουω]")
 KEYS = [keys[::way] for keys in ("qwertyuiop", "asdfghjkl", "zxcvbnm") for way in (1, -1)]
 CODE = re.compile(r"```|^\s*(?:def|import|class|SELECT|for|if|return)\b.*|[{};]$", re.M)
-# One of these small words, and those that do not follow it in English.
 # One of these small words, and those that do not follow it in English.
 JUMBLE = re.compile("|".join(
     rf"\b(?:{one})\s+(?=(?:{others})\b(?!['’-]))" for one, others in (
